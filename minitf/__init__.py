@@ -1,0 +1,52 @@
+"""minitf: BERT and GPT-2 written out by hand in PyTorch. Exact, never silent, one page per idea.
+
+Public names resolve on first use (PEP 562), so `import minitf` costs `import torch` and little more, and
+`minitf --help` does not even import torch. `_HOMES` below is the whole index of the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PretrainedConfig": "minitf.config",
+    "BertConfig": "minitf.config",
+    "PreTrainedModel": "minitf.pretrained",
+    "BertModel": "minitf.models.bert",
+    "BertPreTrainedModel": "minitf.models.bert",
+    "BertTokenizer": "minitf.tokenization",
+    "BatchEncoding": "minitf.tokenization",
+    "LoadReport": "weights_tools.report",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:  # what editors and type checkers see; the running program resolves names in __getattr__
+    from minitf.config import BertConfig as BertConfig
+    from minitf.config import PretrainedConfig as PretrainedConfig
+    from minitf.models.bert import BertModel as BertModel
+    from minitf.models.bert import BertPreTrainedModel as BertPreTrainedModel
+    from minitf.pretrained import PreTrainedModel as PreTrainedModel
+    from minitf.tokenization import BatchEncoding as BatchEncoding
+    from minitf.tokenization import BertTokenizer as BertTokenizer
+    from weights_tools.report import LoadReport as LoadReport
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, _HOMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module 'minitf' has no attribute {name!r}{hint}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

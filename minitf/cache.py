@@ -1,0 +1,178 @@
+"""The key-value cache: what makes the cost of a new token independent of re-reading the old ones.
+
+A decoder's keys and values of earlier positions never change, because attention is causal. So they are kept:
+
+    cache = KVCache()
+    model(prompt, past_key_values=cache)          # fills the cache with T positions
+    model(next_token, past_key_values=cache)      # computes one position, attends to T + 1
+
+The object belongs to the caller and is changed in place. It reads like the classic tuple of `(key, value)` pairs
+(`cache[layer]`, `len(cache)`, iteration), and models accept such a tuple, which is copied and left as it is.
+
+Dimension letters: B batch, H heads, S positions so far, D head size.
+
+Growth is amortised: each layer owns a buffer that doubles when it is full, so a sequence of n tokens is copied about
+once in all, not once a token. Where gradients are recorded, positions are concatenated instead, because autograd
+forbids writing into a tensor that an earlier step still needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["KVCache", "as_cache"]
+
+
+class _LayerCache:
+    """Buffers of one layer. `key` and `value` are `[B, H, capacity, D]`; the first `length` positions are real."""
+
+    def __init__(self) -> None:
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+        self.length = 0
+        self.owned = False  # whether the buffers are this cache's own, so that it may write into them
+        self.cross: tuple[Tensor, Tensor] | None = None  # keys and values of the encoder, computed once
+
+    def view(self) -> tuple[Tensor, Tensor]:
+        if self.key is None or self.value is None:
+            raise IndexError("this layer of the cache is still empty: no forward has filled it.")
+        return self.key[:, :, : self.length], self.value[:, :, : self.length]  # [B, H, S, D] each
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        needed = self.length + key.shape[2]
+        if self.key is None or self.value is None:
+            self.key, self.value, self.length = key, value, needed
+            return key, value
+        if key.shape[0] != self.key.shape[0]:
+            raise ValueError(
+                f"the cache holds a batch of {self.key.shape[0]}, but this call has a batch of {key.shape[0]}: "
+                "use cache.batch_repeat or cache.reorder, or start with an empty cache."
+            )
+        if torch.is_grad_enabled() and (key.requires_grad or self.key.requires_grad or value.requires_grad):
+            past_key, past_value = self.view()
+            self.key, self.value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
+            self.length, self.owned = needed, False
+            return self.key, self.value
+        if needed > self.key.shape[2] or not self.owned:
+            self.key, self.value = self._grown(self.key, needed), self._grown(self.value, needed)
+            self.owned = True
+        self.key[:, :, self.length : needed] = key
+        self.value[:, :, self.length : needed] = value
+        self.length = needed
+        return self.view()
+
+    def _grown(self, buffer: Tensor, needed: int) -> Tensor:
+        """A buffer of twice the needed length that holds the positions so far."""
+        batch, heads, _, size = buffer.shape
+        grown = buffer.new_empty(batch, heads, max(2 * needed, 16), size)  # [B, H, capacity, D]
+        grown[:, :, : self.length] = buffer[:, :, : self.length]
+        return grown
+
+
+class KVCache:
+    """Keys and values of every layer so far, for one batch; see the head of this file."""
+
+    def __init__(self) -> None:
+        self._layers: list[_LayerCache] = []
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append `[B, H, T, D]` to a layer; returns all positions so far, `[B, H, S, D]` each.
+
+        Raises:
+            ValueError: the batch differs from the one that the cache holds.
+        """
+        return self._layer(layer).append(key, value)
+
+    def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the encoder for the cross-attention of a layer, or None before the first step."""
+        return self._layer(layer).cross
+
+    def set_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Keep the encoder's keys and values `[B, H, S_encoder, D]`, which do not change while decoding."""
+        self._layer(layer).cross = (key, value)
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """S, the number of positions that a layer holds."""
+        return self._layers[layer].length if layer < len(self._layers) else 0
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` positions; a negative number forgets that many from the end.
+
+        Raises:
+            ValueError: more positions are asked for than there are.
+        """
+        held = self.get_seq_length()
+        keep = length if length >= 0 else held + length
+        if not 0 <= keep <= held:
+            raise ValueError(f"crop({length}): the cache holds {held} positions.")
+        for layer in self._layers:
+            layer.length = keep
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i of every layer becomes the old row `rows[i]`: what beam search does after choosing its beams.
+
+        The number of rows may change, so `batch_select` and `batch_repeat` are special cases.
+        """
+        for layer in self._layers:
+            if layer.key is not None and layer.value is not None:
+                layer.key, layer.value = layer.key.index_select(0, rows), layer.value.index_select(0, rows)
+                layer.owned = True
+            if layer.cross is not None:
+                layer.cross = (layer.cross[0].index_select(0, rows), layer.cross[1].index_select(0, rows))
+
+    def batch_select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch."""
+        self.reorder(rows)
+
+    def batch_repeat(self, times: int) -> None:
+        """Repeat each row of the batch, neighbours together (row 0, row 0, row 1, row 1, ...)."""
+        if len(self) and self._layers[0].key is not None:
+            rows = torch.arange(self._layers[0].key.shape[0], device=self._layers[0].key.device)
+            self.reorder(rows.repeat_interleave(times))
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, ...]:
+        entry = self._layers[layer]
+        return (*entry.view(), *entry.cross) if entry.cross is not None else entry.view()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return (self[layer] for layer in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"KVCache({len(self)} layers, {self.get_seq_length()} positions)"
+
+    def _layer(self, layer: int) -> _LayerCache:
+        while len(self._layers) <= layer:
+            self._layers.append(_LayerCache())
+        return self._layers[layer]
+
+
+def as_cache(past_key_values: KVCache | Sequence[Any] | None) -> KVCache | None:
+    """The caller's cache: the object itself, or a new one filled from the classic tuple.
+
+    The tuple has one entry a layer, `(key, value)` or, with cross-attention, `(key, value, cross_key, cross_value)`,
+    each `[B, H, S, D]`. Its tensors are never written to.
+
+    Raises:
+        TypeError: neither a cache nor such a tuple.
+    """
+    if past_key_values is None or isinstance(past_key_values, KVCache):
+        return past_key_values
+    cache = KVCache()
+    entries = past_key_values if isinstance(past_key_values, (tuple, list)) else [None]
+    for layer, entry in enumerate(entries):
+        if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 4) or not all(map(torch.is_tensor, entry)):
+            raise TypeError(
+                f"past_key_values is a {type(past_key_values).__name__}; expected a minitf.cache.KVCache or the classic "
+                "tuple with one (key, value) pair of tensors [B, H, S, D] a layer."
+            )
+        cache.update(layer, entry[0], entry[1])  # the first step after this copies into buffers of the cache's own
+        if len(entry) == 4:
+            cache.set_cross(layer, entry[2], entry[3])
+    return cache

@@ -1,0 +1,143 @@
+"""What may go into a model: ids, positions, embeddings and masks, checked before anything is computed.
+
+An out-of-range id is an index error deep inside torch (or silent garbage on an accelerator), and a mask of the wrong
+shape that happens to broadcast is no error at all. Here each is an error that names the argument, the value, where it
+stands, what was expected and the remedy. Each check is one pass over a small integer tensor. Checks of *values* are
+left out while torch records a graph (compile, export, jit.trace), because reading a value would break the graph; checks of
+shapes stay.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_attention_mask", "check_embeds", "check_ids", "check_length", "check_positions", "tracing"]
+
+_INTEGERS = (torch.int64, torch.int32)
+
+
+def tracing() -> bool:
+    """Whether torch is recording this call (compile, export, jit.trace): then no value of a tensor may be read."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
+    """Integer ids in `0 ... size - 1`.
+
+    Args:
+        ids: `[B, T]` token ids, segment ids or labels.
+        size: number of rows of the table that the ids look up.
+        name: the argument, e.g. "input_ids".
+        what: the key of the configuration that gives `size`, e.g. "vocab_size".
+
+    Raises:
+        TypeError: not an int64 or int32 tensor.
+        ValueError: empty, or an id out of range (the message names its position).
+    """
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{name} is a {type(ids).__name__}; expected an integer tensor (torch.tensor(ids), or return_tensors='pt').")
+    if ids.dtype not in _INTEGERS:
+        raise TypeError(f"{name} has dtype {ids.dtype}; expected token ids as torch.int64 or torch.int32.")
+    if ids.dim() != 2:
+        raise ValueError(
+            f"{name} has shape {list(ids.shape)}; expected [batch, positions]: a single sequence needs ids.unsqueeze(0)."
+        )
+    if tracing():
+        return
+    if ids.numel() == 0:
+        raise ValueError(f"{name} is empty, shape {list(ids.shape)}: there is nothing to compute.")
+    low, high = torch.aminmax(ids)
+    if int(low) < 0 or int(high) >= size:
+        row, column = ((ids < 0) | (ids >= size)).nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}[{row}, {column}] = {int(ids[row, column])}, but {what} is {size}: expected 0 to {size - 1}. "
+            "Does the tokenizer belong to this checkpoint?"
+        )
+
+
+def check_embeds(inputs_embeds: Tensor, hidden_size: int) -> None:
+    """`inputs_embeds` is a floating-point `[B, T, C]`.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: wrong shape or empty.
+    """
+    if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
+        raise TypeError("inputs_embeds is not a floating-point tensor; expected [batch, positions, hidden_size].")
+    if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != hidden_size:
+        raise ValueError(
+            f"inputs_embeds has shape {list(inputs_embeds.shape)}; expected [batch, positions, hidden_size = {hidden_size}]."
+        )
+    if not tracing() and inputs_embeds.numel() == 0:
+        raise ValueError(f"inputs_embeds is empty, shape {list(inputs_embeds.shape)}: there is nothing to compute.")
+
+
+def check_length(length: int, maximum: int, name: str, what: str = "max_position_embeddings", past: int = 0) -> None:
+    """No more positions than the model has embeddings for.
+
+    Raises:
+        ValueError: `past + length > maximum`.
+    """
+    if past + length > maximum:
+        held = f" after {past} in the cache" if past else ""
+        raise ValueError(
+            f"{name} has {length} positions{held}; this model has {maximum} ({what}): truncate, or use a longer checkpoint."
+        )
+
+
+def check_positions(position_ids: Tensor, batch: int, length: int, maximum: int) -> None:
+    """`position_ids` is `[T]`, `[1, T]` or `[B, T]`, each in `0 ... maximum - 1`.
+
+    Raises:
+        TypeError, ValueError: as `check_ids`.
+    """
+    if isinstance(position_ids, Tensor) and position_ids.dim() == 1:
+        position_ids = position_ids[None]  # [1, T]
+    check_ids(position_ids, maximum, "position_ids", "max_position_embeddings")
+    if tuple(position_ids.shape) not in ((1, length), (batch, length)):
+        raise ValueError(
+            f"position_ids has shape {list(position_ids.shape)}; expected [{length}], [1, {length}] or [{batch}, {length}]."
+        )
+
+
+def check_attention_mask(
+    attention_mask: Tensor | None, *, batch: int, query_length: int, key_length: int, name: str = "attention_mask"
+) -> Tensor | None:
+    """The caller's mask as booleans of the same shape; None if nothing is masked.
+
+    Args:
+        attention_mask: `[B, S]` (padding: 1 or True = token, 0 or False = padding), `[B, T, S]` or `[B, 1, T, S]`
+            (which query may attend to which key). Boolean, integer or float with the values 0 and 1 only.
+        batch, query_length, key_length: B, T and S of this call. A mask never broadcasts over the batch, because one
+            of the wrong shape would then be used without a word.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: wrong shape, or a value other than 0 and 1 (an additive mask, NaN).
+    """
+    if attention_mask is None:
+        return None
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"{name} is a {type(attention_mask).__name__}; expected a tensor.")
+    shape = tuple(attention_mask.shape)
+    full = (batch, 1, query_length, key_length)
+    expected = {2: (batch, key_length), 3: (batch, query_length, key_length), 4: full}
+    if shape != expected.get(len(shape)):
+        shapes = ", ".join(str(list(s)) for s in expected.values())
+        raise ValueError(
+            f"{name} has shape {list(shape)}, but this call has batch {batch}, {query_length} query and {key_length} "
+            f"key positions: expected one of {shapes}."
+        )
+    if attention_mask.dtype != torch.bool and not tracing():
+        valid = (attention_mask == 0) | (attention_mask == 1)
+        if not bool(valid.all()):
+            wrong = attention_mask[~valid].flatten()[0].item()
+            raise ValueError(
+                f"{name} holds {wrong}; expected only 1 (may be attended to) and 0 (may not). "
+                "For an additive mask (0 and large negative numbers) pass minitf.masks.from_additive(mask)."
+            )
+    mask = attention_mask.to(torch.bool)
+    if not tracing() and bool(mask.all()):
+        return None  # nothing is hidden: attention functions have a faster path without a mask
+    return mask

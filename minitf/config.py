@@ -1,0 +1,537 @@
+"""Configurations: one dataclass per architecture, strict in both directions.
+
+* In Python an unknown keyword or attribute is an error that names the nearest real one.
+* In `config.json` an unknown key is kept, written back and listed (`config.unknown_keys`), because real files carry
+  keys of other tools; a known key with a value that changes the mathematics and is not implemented is an error.
+* Every value is checked where it is set: the error names key, value and rule.
+
+A rule is declared beside its field: `hidden_size: int = positive(768)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+__all__ = ["BertConfig", "PretrainedConfig", "nearest_name"]
+
+CONFIG_NAME = "config.json"
+
+Config = TypeVar("Config", bound="PretrainedConfig")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rules: what a value must be, in words and as a test
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field accepts: a description for the error message and the test itself."""
+
+    description: str
+    accepts: Callable[[Any], bool]
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # True is an int in Python, but not a size
+
+
+def is_number(value: Any) -> bool:
+    return (isinstance(value, float) or is_integer(value)) and math.isfinite(value)
+
+
+def is_string_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
+def ruled(default: Any, description: str, accepts: Callable[[Any], bool]) -> Any:
+    """A dataclass field with a rule; a mutable default is copied for each instance."""
+    metadata = {"rule": Rule(description, accepts)}
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def positive(default: int) -> Any:
+    return ruled(default, "an integer >= 1", lambda v: is_integer(v) and v >= 1)
+
+
+def not_negative(default: int) -> Any:
+    return ruled(default, "an integer >= 0", lambda v: is_integer(v) and v >= 0)
+
+
+def optional_id(default: int | None) -> Any:
+    return ruled(default, "a token id (an integer >= 0) or None", lambda v: v is None or (is_integer(v) and v >= 0))
+
+
+def optional_ids(default: int | None) -> Any:
+    def accepts(value: Any) -> bool:
+        ids = value if isinstance(value, list) and value else [value]
+        return value is None or all(is_integer(i) and i >= 0 for i in ids)
+
+    return ruled(default, "a token id, a list of token ids, or None", accepts)
+
+
+def probability(default: float) -> Any:
+    return ruled(default, "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
+
+
+def optional_probability(default: float | None) -> Any:
+    return ruled(default, "a number from 0 to 1, or None", lambda v: v is None or (is_number(v) and 0 <= v <= 1))
+
+
+def positive_number(default: float) -> Any:
+    return ruled(default, "a number > 0", lambda v: is_number(v) and v > 0)
+
+
+def flag(default: bool) -> Any:
+    return ruled(default, "True or False", lambda v: isinstance(v, bool))
+
+
+def one_of(default: str | None, *choices: str | None) -> Any:
+    return ruled(default, "one of " + ", ".join(repr(c) for c in choices), lambda v: v in choices)
+
+
+def is_activation(value: Any) -> bool:
+    from minitf.activations import ACT2FN  # imported here: a config is readable without importing torch
+
+    return callable(value) or (isinstance(value, str) and value in ACT2FN)
+
+
+def activation(default: str) -> Any:
+    return ruled(default, "the name of an implemented activation (minitf.activations.ACT2FN) or a function", is_activation)
+
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def nearest_name(name: str, names: Any) -> str:
+    """`"; did you mean 'hidden_size'?"` for the closest of `names`, or an empty string if none is close."""
+    near = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The base class
+
+
+class StrictKeywords(type):
+    """Metaclass of configurations: resolves alias keywords and refuses unknown ones before `__init__` runs.
+
+    A dataclass would refuse an unknown keyword too, but without naming the nearest real one, and it cannot take a
+    keyword that is another name of a field (`num_labels`, `torch_dtype`, GPT-2's `hidden_size` for `n_embd`).
+    """
+
+    def __call__(cls: Any, **settings: Any) -> Any:
+        resolved = cls._resolve(settings)
+        num_labels = resolved.pop("num_labels", None)
+        config = super().__call__(**resolved)
+        if num_labels is not None:
+            config._set_num_labels(num_labels, given_labels=resolved.get("id2label"))
+        return config
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class PretrainedConfig(metaclass=StrictKeywords):
+    """Base of all configurations: the keys that every architecture shares, JSON in and out, strictness.
+
+    Raises:
+        TypeError: an unknown keyword.
+        ValueError: a value that its rule refuses; the message names key, value and rule.
+    """
+
+    model_type: ClassVar[str] = ""
+    attribute_map: ClassVar[dict[str, str]] = {}
+    """Other name -> field. The aliases work for reading, setting and as constructor keywords."""
+
+    architectures: list[str] | None = ruled(None, "a list of class names, or None", lambda v: v is None or is_string_list(v))
+    dtype: str | None = one_of(None, None, *DTYPES)
+    output_hidden_states: bool = flag(False)
+    output_attentions: bool = flag(False)
+    return_dict: bool = flag(True)
+    tie_word_embeddings: bool = flag(True)
+    chunk_size_feed_forward: int = not_negative(0)
+    pruned_heads: dict[int, list[int]] = ruled(
+        {}, "a dictionary {layer: [heads]}", lambda v: isinstance(v, dict) and all(isinstance(h, list) for h in v.values())
+    )
+    id2label: dict[int, str] = ruled(
+        {0: "LABEL_0", 1: "LABEL_1"},
+        "a non-empty dictionary {0: name, 1: name, ...} without gaps",
+        lambda v: isinstance(v, dict) and len(v) > 0 and sorted(v) == list(range(len(v))),
+    )
+    label2id: dict[str, int] | None = ruled(None, "the inverse of id2label", lambda v: v is None or isinstance(v, dict))
+    problem_type: str | None = one_of(
+        None, None, "regression", "single_label_classification", "multi_label_classification"
+    )
+    attn_implementation: str = ruled("sdpa", "the name of an attention function", lambda v: isinstance(v, str))
+    """Which attention function computes: how, not what, so it is not written to config.json."""
+
+    _ALIASES: ClassVar[dict[str, str]] = {"torch_dtype": "dtype", "_attn_implementation": "attn_implementation"}
+    _REFUSED: ClassVar[dict[str, tuple[Any, str]]] = {
+        "is_encoder_decoder": (False, "encoder-decoder models are not implemented"),
+        "quantization_config": (None, "quantised weights are not implemented"),
+        "cross_attention_hidden_size": (None, "cross-attention to another width is not implemented"),
+        "tie_encoder_decoder": (False, "tying an encoder to a decoder is not implemented"),
+    }
+    """Known key -> (the only value that is implemented, why any other is refused)."""
+    _NOT_IN_JSON: ClassVar[tuple[str, ...]] = ("attn_implementation",)
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    # -- names and values ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _fields(cls) -> dict[str, dataclasses.Field[Any]]:
+        return {field.name: field for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def _aliases(cls) -> dict[str, str]:
+        return {**PretrainedConfig._ALIASES, **cls.attribute_map}
+
+    @classmethod
+    def _resolve(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Aliases replaced by field names; TypeError for an unknown name or one field given under two names."""
+        resolved: dict[str, Any] = {}
+        for name, value in settings.items():
+            field = cls._aliases().get(name, name)
+            if field not in cls._fields() and field != "num_labels":
+                known = [*cls._fields(), *cls._aliases(), "num_labels"]
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{nearest_name(name, known)}")
+            if field in resolved and resolved[field] != value:
+                raise TypeError(f"{cls.__name__}: {name!r} is another name of {field!r}, and both are given: drop one.")
+            resolved[field] = value
+        return resolved
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        name = self._aliases().get(name, name)
+        field = self._fields().get(name)
+        if field is None:
+            if name in self.__dict__.get("_unknown", {}):
+                self._unknown[name] = value
+                return
+            if not name.startswith("_") and not isinstance(getattr(type(self), name, None), property):
+                raise AttributeError(f"{type(self).__name__} has no setting {name!r}{nearest_name(name, self._fields())}")
+            object.__setattr__(self, name, value)
+            return
+        if name == "dtype" and value is not None:
+            value = str(value).removeprefix("torch.")  # a torch.dtype is stored under its JSON name
+        rule: Rule | None = field.metadata.get("rule")
+        if rule is not None and not rule.accepts(value):
+            raise ValueError(f"{type(self).__name__}.{name} = {value!r}: expected {rule.description}.")
+        object.__setattr__(self, name, value)
+        if name == "id2label":
+            object.__setattr__(self, "label2id", {label: i for i, label in value.items()})
+
+    def __getattr__(self, name: str) -> Any:  # only called when normal look-up fails: aliases and unknown JSON keys
+        field = type(self)._aliases().get(name)
+        if field is not None:
+            return getattr(self, field)
+        unknown = self.__dict__.get("_unknown", {})
+        if name in unknown:
+            return unknown[name]
+        raise AttributeError(f"{type(self).__name__} has no setting {name!r}{nearest_name(name, self._fields())}")
+
+    def validate(self) -> None:
+        """Check the rules that join several keys. Runs at construction and again when a model is built.
+
+        Raises:
+            ValueError: the keys contradict each other.
+        """
+        if self.label2id is None:
+            self.label2id = {label: i for i, label in self.id2label.items()}
+        if len(self.label2id) != len(self.id2label) or any(self.label2id.get(v) != k for k, v in self.id2label.items()):
+            raise ValueError(
+                f"{type(self).__name__}: id2label {self.id2label!r} and label2id {self.label2id!r} contradict each "
+                "other: give one of them, the other follows."
+            )
+
+    # -- labels ----------------------------------------------------------------------------------------------------
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of a classification head: the length of `id2label`. Setting it renames the labels."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, number: int) -> None:
+        self._set_num_labels(number, given_labels=None)
+
+    def _set_num_labels(self, number: int, given_labels: dict[int, str] | None) -> None:
+        if not is_integer(number) or number < 1:
+            raise ValueError(f"{type(self).__name__}.num_labels = {number!r}: expected an integer >= 1.")
+        if given_labels is not None and len(given_labels) != number:
+            raise ValueError(
+                f"{type(self).__name__}: num_labels={number}, but id2label names {len(given_labels)} labels: drop one of them."
+            )
+        if number != len(self.id2label):
+            self.id2label = {i: f"LABEL_{i}" for i in range(number)}
+
+    # -- JSON ------------------------------------------------------------------------------------------------------
+
+    @property
+    def unknown_keys(self) -> dict[str, Any]:
+        """Keys of `config.json` that minitf does not know: kept, written back, and without any effect."""
+        return dict(self.__dict__.get("_unknown", {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys as plain values, unknown ones included, `model_type` first; a deep copy."""
+        known = {name: getattr(self, name) for name in self._fields() if name not in self._NOT_IN_JSON}
+        return copy.deepcopy({"model_type": self.model_type, **known, **self.unknown_keys})
+
+    def to_json_string(self) -> str:
+        """The text of `config.json`: every key, also those with default values, sorted, `torch_dtype` for dtype.
+
+        Raises:
+            ValueError: a value that JSON cannot hold (an activation given as a function).
+        """
+        values = self.to_dict()
+        # The name that every version of transformers reads.
+        values["torch_dtype"] = values.pop("dtype")
+        functions = [key for key, value in values.items() if callable(value)]
+        if functions:
+            raise ValueError(
+                f"{type(self).__name__}.{functions[0]} is a function, which JSON cannot hold: register it in "
+                "minitf.activations.ACT2FN and set its name."
+            )
+        return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def to_json_file(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json_string()` all or nothing (temporary file, fsync, rename)."""
+        from weights_tools.files import write_atomically
+
+        write_atomically(Path(path), self.to_json_string().encode())
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` into `folder`, which is made if need be."""
+        folder = Path(folder)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(folder / CONFIG_NAME)
+
+    @classmethod
+    def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any) -> Config:
+        """A configuration from the contents of a `config.json`; `overrides` are settings as in the constructor.
+
+        Raises:
+            ValueError: another `model_type`; a value that its rule refuses; a known key whose value is not implemented.
+            TypeError: an unknown override.
+        """
+        values = dict(values)
+        model_type = values.pop("model_type", None)
+        if model_type not in (None, "", cls.model_type):
+            raise ValueError(
+                f"{source} says model_type {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
+                "load it with the class of that architecture."
+            )
+        for key, (implemented, why) in cls._REFUSED.items():
+            if key in values and values[key] != implemented:
+                raise ValueError(f"{source} has {key} = {values[key]!r}, but {why}: expected {implemented!r}.")
+        for key in ("id2label", "pruned_heads"):  # JSON keys are strings
+            if isinstance(values.get(key), dict):
+                values[key] = _integer_keys(values[key], f"{source}: {key}")
+        for key in ("id2label", "label2id"):
+            if values.get(key) is None:  # published files write null for "the default"
+                values.pop(key, None)
+        for key in ("num_labels", "_num_labels"):  # old files count the labels beside naming them
+            count = values.pop(key, None)
+            if count is not None and "id2label" not in values and "num_labels" not in overrides:
+                overrides["num_labels"] = count
+        if "num_labels" in overrides and "id2label" not in overrides:
+            named = values.get("id2label", {})
+            if len(named) != overrides["num_labels"]:  # another number of labels: the old names no longer apply
+                values.pop("id2label", None)
+                values.pop("label2id", None)
+        if "id2label" in overrides and "label2id" not in overrides:
+            values.pop("label2id", None)
+        known = {key: value for key, value in values.items() if cls._aliases().get(key, key) in cls._fields()}
+        unknown = {key: value for key, value in values.items() if key not in known}
+        overrides = cls._resolve(overrides)
+        try:
+            config: Config = cls(**{**cls._resolve(known), **overrides})
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        object.__setattr__(config, "_unknown", unknown)
+        return config
+
+    @classmethod
+    def from_json_file(cls: type[Config], path: str | os.PathLike[str], **overrides: Any) -> Config:
+        """A configuration from one JSON file of any name."""
+        return cls.from_dict(_read_json(Path(path)), source=str(path), **overrides)
+
+    @classmethod
+    def get_config_dict(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str = "main",
+        local_files_only: bool = False,
+        token: str | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`(contents of config.json, {})`, as in transformers, where the second part held unused keywords."""
+        path = _config_file(name_or_path, cache_dir, revision, local_files_only, token)
+        return _read_json(path), {}
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Config],
+        name_or_path: str | os.PathLike[str],
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str = "main",
+        local_files_only: bool = False,
+        token: str | None = None,
+        **overrides: Any,
+    ) -> Config:
+        """Read a configuration from a folder, a JSON file or a model name; `overrides` replace single keys.
+
+        Args:
+            name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the Hugging Face hub
+                (looked for in the local cache first).
+            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            **overrides: settings as in the constructor, e.g. `num_hidden_layers=10`.
+
+        Raises:
+            FileNotFoundError: no such file; the message says what was looked for.
+            ValueError: not JSON, or a value that is refused.
+            TypeError: an unknown override.
+        """
+        path = _config_file(name_or_path, cache_dir, revision, local_files_only, token)
+        return cls.from_dict(_read_json(path), source=str(path), **overrides)
+
+    # -- Python's protocols ----------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, sort_keys=True, default=repr)}"
+
+
+def _integer_keys(mapping: Mapping[Any, Any], where: str) -> dict[int, Any]:
+    try:
+        return {int(key): value for key, value in mapping.items()}
+    except ValueError as error:
+        raise ValueError(f"{where} = {dict(mapping)!r}: expected integers as keys.") from error
+
+
+def _config_file(
+    name_or_path: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str] | None,
+    revision: str,
+    local_files_only: bool,
+    token: str | None,
+) -> Path:
+    from weights_tools.hub import resolve
+
+    path = resolve(
+        name_or_path,
+        cache_dir=cache_dir,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        filenames=(CONFIG_NAME,),
+    )
+    if not path.is_dir():
+        return path
+    if not (path / CONFIG_NAME).is_file():
+        present = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "nothing"
+        raise FileNotFoundError(f"{path} holds no {CONFIG_NAME} (it holds: {present}).")
+    return path / CONFIG_NAME
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; a doubled key is an error, because one of the two values would be dropped silently."""
+
+    def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"the key {doubled[0]!r} stands twice")
+        return dict(pairs)
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_doubles)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}; expected an object with the configuration's keys.")
+    return values
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The architectures
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class BertConfig(PretrainedConfig):
+    """Configuration of BERT (arXiv:1810.04805); the defaults are those of bert-base-uncased.
+
+    Attributes:
+        vocab_size: V, rows of the word embeddings.
+        hidden_size: C, width of the residual stream; divisible by `num_attention_heads`.
+        num_hidden_layers: L.
+        num_attention_heads: H; the head size D is `hidden_size / num_attention_heads`.
+        intermediate_size: F, width of the feed-forward layer (4 C in the paper).
+        hidden_act: activation of the feed-forward layer, a name in `minitf.activations.ACT2FN` or a function.
+        hidden_dropout_prob, attention_probs_dropout_prob: dropout while training.
+        max_position_embeddings: longest sequence.
+        type_vocab_size: number of segments (sentence A, sentence B).
+        initializer_range: standard deviation of fresh weights.
+        layer_norm_eps: 1e-12, Google's value; torch's own default is 1e-5.
+        pad_token_id: its word embedding starts at 0 and gets no gradient.
+        position_embedding_type: "absolute", "relative_key" (arXiv:1803.02155) or "relative_key_query" (arXiv:2009.13658).
+        is_decoder: causal attention. add_cross_attention: each layer also attends to an encoder.
+        classifier_dropout: of the classification heads; None means `hidden_dropout_prob`.
+    """
+
+    model_type: ClassVar[str] = "bert"
+
+    vocab_size: int = positive(30522)
+    hidden_size: int = positive(768)
+    num_hidden_layers: int = positive(12)
+    num_attention_heads: int = positive(12)
+    intermediate_size: int = positive(3072)
+    hidden_act: str | Callable[[Any], Any] = activation("gelu")
+    hidden_dropout_prob: float = probability(0.1)
+    attention_probs_dropout_prob: float = probability(0.1)
+    max_position_embeddings: int = positive(512)
+    type_vocab_size: int = positive(2)
+    initializer_range: float = positive_number(0.02)
+    layer_norm_eps: float = positive_number(1e-12)
+    pad_token_id: int | None = optional_id(0)
+    position_embedding_type: str = one_of("absolute", "absolute", "relative_key", "relative_key_query")
+    use_cache: bool = flag(True)
+    classifier_dropout: float | None = optional_probability(None)
+    is_decoder: bool = flag(False)
+    add_cross_attention: bool = flag(False)
+    gradient_checkpointing: bool = flag(False)
+    torchscript: bool = flag(False)
+    bos_token_id: int | None = optional_id(None)
+    eos_token_id: int | list[int] | None = optional_ids(None)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"BertConfig.hidden_size = {self.hidden_size} is not divisible by num_attention_heads = "
+                f"{self.num_attention_heads}: each head has hidden_size / num_attention_heads columns."
+            )
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"BertConfig.pad_token_id = {self.pad_token_id} is outside of the vocabulary of {self.vocab_size} words."
+            )
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError("BertConfig.add_cross_attention = True needs is_decoder = True.")

@@ -1,0 +1,87 @@
+"""Attention masks: booleans with one meaning, True = this key may be attended to.
+
+A mask is `[B, 1, T, S]` or broadcasts to it. It is built once, in the model's forward, from the small predicates of
+this file joined by `&`, and every attention function receives it finished:
+
+    padding([B, S])     causal(T, S), T=3, S=5      window(T, S, 2)          padding & causal
+    x x x x .           x x x . .                   . x x . .                x x x . .
+                        x x x x .                   . . x x .                x x x x .
+                        x x x x x                   . . . x x                x x x x .
+
+Dimension letters: B batch, T query positions, S key positions (S = T + what a cache holds).
+
+The classic code carries the same information as an *additive* mask, 0 or a huge negative number that is added to the
+scores; here that form exists only inside the eager attention function, by `additive`. A row in which nothing may be
+attended to (a padding token of a left-padded decoder, say) has the result 0 under every attention function and dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["additive", "both", "broadcastable", "causal", "from_additive", "padding", "window"]
+
+
+def padding(attention_mask: Tensor) -> Tensor:
+    """`[B, S]` of 1 (token) and 0 (padding) -> `[B, 1, 1, S]`: no query may attend to a padding key."""
+    return attention_mask[:, None, None, :].to(torch.bool)  # [B, 1, 1, S]
+
+
+def causal(query_length: int, key_length: int, device: torch.device | None = None) -> Tensor:
+    """`[1, 1, T, S]`: a query sees itself and everything before it.
+
+    The queries are the *last* T of S positions, so the triangle is aligned to the lower right corner and the one line
+    serves a whole prompt (T = S), a chunk after a cache (T < S) and a single step (T = 1, all True).
+    """
+    query_position = torch.arange(key_length - query_length, key_length, device=device)[:, None]  # [T, 1]
+    key_position = torch.arange(key_length, device=device)[None, :]  # [1, S]
+    return (key_position <= query_position)[None, None]  # [1, 1, T, S]
+
+
+def window(query_length: int, key_length: int, size: int, device: torch.device | None = None) -> Tensor:
+    """`[1, 1, T, S]`: a query sees itself and the `size - 1` positions before it (causal sliding window)."""
+    query_position = torch.arange(key_length - query_length, key_length, device=device)[:, None]  # [T, 1]
+    key_position = torch.arange(key_length, device=device)[None, :]  # [1, S]
+    distance = query_position - key_position  # [T, S]
+    return ((distance >= 0) & (distance < size))[None, None]  # [1, 1, T, S]
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """The classic "extended" form of a boolean mask: 0 where attention is allowed, `finfo(dtype).min` where not.
+
+    `finfo.min` and not `-inf`, because a row of nothing but `-inf` has the softmax NaN. Old code used -10000, which a
+    large score survives; -10000 is also what a half-precision sum still resolves.
+    """
+    allowed = torch.zeros((), dtype=dtype, device=mask.device)
+    return torch.where(mask, allowed, torch.finfo(dtype).min)
+
+
+def from_additive(mask: Tensor) -> Tensor:
+    """An additive mask (0 = allowed, any value <= -1e4 = hidden) of any shape -> the boolean form that models take.
+
+    Raises:
+        ValueError: some value is neither, so the tensor is a bias on the scores and not a mask.
+    """
+    hidden = mask <= -1e4
+    if not bool((hidden | (mask == 0)).all()):
+        wrong = mask[~(hidden | (mask == 0))].flatten()[0].item()
+        raise ValueError(
+            f"an additive mask holds 0 (allowed) or a value <= -1e4 (hidden), but this one holds {wrong}: "
+            "that is a bias on the scores, not a mask. Register an attention function to add a bias."
+        )
+    return ~hidden
+
+
+def broadcastable(mask: Tensor | None) -> Tensor | None:
+    """A checked boolean mask `[B, S]`, `[B, T, S]` or `[B, 1, T, S]` -> `[B, 1, 1 or T, S]`; None stays None."""
+    if mask is None or mask.dim() == 4:
+        return mask
+    return padding(mask) if mask.dim() == 2 else mask[:, None]  # [B, 1, 1, S] or [B, 1, T, S]
+
+
+def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Allowed by both masks; None = everything is allowed."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second  # broadcast to [B, 1, T, S]

@@ -1,0 +1,48 @@
+"""Time for memory: the feed-forward layer in pieces, and activations recomputed instead of stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["apply_chunking_to_forward", "checkpointed"]
+
+
+def apply_chunking_to_forward(
+    forward: Callable[..., Tensor], chunk_size: int, chunk_dim: int, *inputs: Tensor
+) -> Tensor:
+    """`forward(*inputs)`, computed in pieces of `chunk_size` along `chunk_dim` and concatenated.
+
+    The result is the same wherever `forward` treats the positions along `chunk_dim` independently, as a feed-forward
+    layer does; only one piece of its wide intermediate activation exists at a time (Reformer, arXiv:2001.04451).
+
+    Args:
+        forward: a function of tensors that returns one tensor.
+        chunk_size: positions in a piece; 0 computes everything at once. The last piece may be shorter.
+        chunk_dim: dimension along which all inputs are split.
+
+    Raises:
+        ValueError: no input, or inputs of different lengths along `chunk_dim`.
+    """
+    if not inputs:
+        raise ValueError("apply_chunking_to_forward needs at least one tensor.")
+    lengths = {tensor.shape[chunk_dim] for tensor in inputs}
+    if len(lengths) > 1:
+        raise ValueError(f"apply_chunking_to_forward: the inputs have lengths {sorted(lengths)} along dimension {chunk_dim}.")
+    if chunk_size <= 0:
+        return forward(*inputs)
+    pieces = zip(*(tensor.split(chunk_size, dim=chunk_dim) for tensor in inputs), strict=True)
+    return torch.cat([forward(*piece) for piece in pieces], dim=chunk_dim)
+
+
+def checkpointed(module: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
+    """`module(*inputs, **settings)`, whose activations are not kept but recomputed in the backward pass.
+
+    The random state is restored for the second pass, so dropout drops the same values: gradients are those of the
+    ordinary call (arXiv:1604.06174).
+    """
+    return checkpoint(module, *inputs, use_reentrant=False, **settings)

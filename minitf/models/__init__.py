@@ -1,0 +1,1 @@
+"""One file per architecture: trunk first, heads after a ruled line. All parameters of the library live here."""

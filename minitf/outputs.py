@@ -1,0 +1,104 @@
+"""What the models return: dataclasses with transformers' field names, in transformers' order.
+
+One value can be reached in four ways:
+
+    outputs.last_hidden_state        attribute
+    outputs["last_hidden_state"]     string key
+    outputs[0], outputs[-2:]         position among the values that are not None, as in the classic tuple
+    last_hidden_state, pooled = ...  iteration over the values that are not None
+
+Iteration differs from transformers on purpose: there an output iterates its *keys* (it is a dictionary), so the line
+`last_hidden_state, pooled = model(...)` of many tutorials unpacks two strings without a word. Keys are `.keys()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["BaseModelOutputWithPastAndCrossAttentions", "BaseModelOutputWithPoolingAndCrossAttentions", "ModelOutput"]
+
+
+@dataclass
+class ModelOutput:
+    """Base of the output classes. Fields that were not computed are None and left out of everything but attributes."""
+
+    def keys(self) -> list[str]:
+        """The names of the fields that are not None, in order."""
+        return [name for name, _ in self.items()]
+
+    def values(self) -> list[Any]:
+        """The values of the fields that are not None, in order."""
+        return [value for _, value in self.items()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """`(name, value)` of the fields that are not None, in order."""
+        pairs = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
+        return [(name, value) for name, value in pairs if value is not None]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The classic plain tuple: what `return_dict=False` returns."""
+        return tuple(self.values())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        present = dict(self.items())
+        if key in present:
+            return present[key]
+        names = [field.name for field in dataclasses.fields(self)]
+        why = "was not computed by this call (it is None)" if key in names else f"is not one of {', '.join(names)}"
+        raise KeyError(f"{type(self).__name__}: {key!r} {why}")
+
+
+@dataclass
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """Of an encoder or decoder stack.
+
+    Attributes:
+        last_hidden_state: `[B, T, C]`, output of the last layer.
+        past_key_values: the cache, if `use_cache`.
+        hidden_states: L + 1 tensors `[B, T, C]` (input of the first layer, then the output of each layer), if asked.
+        attentions: L tensors `[B, H, T, S]`, the attention probabilities of each layer, if asked.
+        cross_attentions: the same of the cross-attention (S = encoder positions), if asked and present.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """Of BertModel: as above, and the pooled first token.
+
+    Attributes:
+        last_hidden_state: `[B, T, C]`, output of the last layer.
+        pooler_output: `[B, C]`, `tanh(dense(first token))`; None without a pooling layer.
+        hidden_states: L + 1 tensors `[B, T, C]` (embeddings, then the output of each layer), if asked.
+        past_key_values: the cache, if `use_cache`.
+        attentions: L tensors `[B, H, T, S]`, the attention probabilities of each layer, if asked.
+        cross_attentions: the same of the cross-attention (S = encoder positions), if asked and present.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    past_key_values: Any = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
