@@ -1,0 +1,310 @@
+"""One file written by torch.save, opened so that a broken or hostile file can neither run a program nor yield wrong numbers.
+
+Two forms exist: the zip archive (torch 1.6 and later: `data.pkl`, one record per storage) and the stream before it (five
+pickles, then the storages; most BERT files published before 2020). Before torch sees a file, its pickle is read without
+executing it (`torch_pickle.py`) and every size it claims is compared with the bytes that are there. Then `torch.load` with
+`weights_only=True` loads it, into memory, and the result must be what the pickle announced.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weights_tools.common import (
+    DOWNLOAD_AGAIN,
+    TensorInfo,
+    UnchangedFile,
+    WeightsError,
+    listed,
+    not_weights,
+    problem,
+    read_exactly,
+    shown,
+    what_is_it,
+)
+from weights_tools.torch_pickle import PLAIN_REMEDY, PickleFacts, StorageFact, TensorFact
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+END_OF_ZIP = b"PK\x05\x06\0\0\0\0"  # one archive, on one disk
+STREAM_MAGIC = 0x1950A86A20F9469CFC6C
+STREAM_PROTOCOL = 1001
+
+
+class TorchFile:
+    """The tensors of one torch.save file.
+
+    Opening reads the pickle only. The first `read` loads the file whole (the form offers no better), checking the
+    checksum of every record first; each tensor is handed out once without a copy and read again from disk if it is
+    asked for a second time.
+
+    Raises:
+        WeightsError: see `torch_pickle.PickleFacts`; also records that are compressed, doubled, too short or damaged.
+    """
+
+    format = "pytorch"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, str] = {}
+        self.notes: list[str] = []
+        self._loaded: dict[str, torch.Tensor] | None = None
+        self._wrapper: str | None = None
+        self._source = UnchangedFile(path)
+        try:
+            head = bytearray(min(512, self._source.size))
+            read_exactly(self._source.file, 0, memoryview(head), path)
+            kind = what_is_it(bytes(head), self._source.size)
+            if kind not in ("zip", "stream"):
+                raise not_weights(path, kind)
+            self._is_zip = kind == "zip"
+            facts = self._zip_facts() if self._is_zip else self._stream_facts()
+            self._facts = self._choose(facts.root)
+        except BaseException:
+            self.close()
+            raise
+        self.infos = {
+            name: TensorInfo(name, fact.shape, fact.dtype, fact.nbytes, path) for name, fact in self._facts.items()
+        }
+
+    def _broken(self, found: str, expected: str, remedy: str = DOWNLOAD_AGAIN) -> WeightsError:
+        return problem(self.path, found, expected=expected, remedy=remedy)
+
+    # ------------------------------------------------------------------------------------------------ the zip archive
+
+    def _zip_facts(self) -> PickleFacts:
+        with self._open_zip() as archive:
+            records = self._records(archive)
+            prefix = self._prefix(records)
+            byteorder = records.get(f"{prefix}byteorder")
+            if byteorder is not None and (order := archive.read(byteorder)) != b"little":
+                remedy = "Save it again on a little-endian machine, or as safetensors."
+                raise self._broken(f"its byte order is {shown(order.decode('latin-1'))}", "little", remedy)
+            with archive.open(records[f"{prefix}data.pkl"]) as stream:
+                facts = PickleFacts(stream, self.path)  # type: ignore[arg-type]
+        for key, storage in facts.storages.items():
+            record = records.get(f"{prefix}data/{key}")
+            if record is None:
+                raise self._broken(f"record data/{key} is missing", "a record for every storage the pickle names")
+            if record.file_size != storage.nbytes:
+                found = f"record data/{key} has {record.file_size} bytes"
+                raise self._broken(found, f"{storage.nbytes}, as the pickle says")
+        return facts
+
+    def _open_zip(self) -> zipfile.ZipFile:
+        size = self._source.size
+        end = bytearray(min(22, size))
+        read_exactly(self._source.file, size - len(end), memoryview(end), self.path)
+        # Exactly one directory, exactly at the end: otherwise Python's reader, which examines the archive, and torch's
+        # reader, which loads it, could be made to see two different archives in one file.
+        if len(end) < 22 or not end.startswith(END_OF_ZIP) or end[20:22] != b"\0\0":
+            raise self._broken("the archive's directory is not at its end", "a whole zip archive")
+        try:
+            self._source.file.seek(0)
+            return zipfile.ZipFile(self._source.file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            raise self._broken(f"the archive's directory is damaged ({error})", "a whole zip archive") from None
+
+    def _records(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+        remedy = "Load it with torch, if you trust it, and save it again: torch.save(model.state_dict(), path)."
+        records: dict[str, zipfile.ZipInfo] = {}
+        seen: set[str] = set()
+        here = 0
+        for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
+            name = record.filename
+            # torch's reader ignores case, so names that differ in case only are the same record to it.
+            if name.lower() in seen:
+                raise self._broken(f"record {shown(name)} occurs more than once", "every record once")
+            seen.add(name.lower())
+            if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
+                fault = "encrypted" if record.flag_bits & 1 else "compressed"
+                raise self._broken(f"record {shown(name)} is {fault}", "stored records, as torch.save writes", remedy)
+            if record.file_size != record.compress_size:
+                found = f"record {shown(name)} claims {record.file_size} bytes and stores {record.compress_size}"
+                raise self._broken(found, "equal sizes")
+            if record.header_offset < here:
+                raise self._broken(f"record {shown(name)} overlaps the one before it", "records one after another")
+            here = record.header_offset + 30 + len(name) + record.compress_size
+            records[name] = record
+        if here > self._source.size:
+            raise self._broken("the records are longer than the file", "records inside the file")
+        return records
+
+    def _prefix(self, records: dict[str, zipfile.ZipInfo]) -> str:
+        pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(pickles) == 1:
+            prefix = pickles[0].removesuffix("data.pkl")
+            if f"{prefix}constants.pkl" in records:
+                remedy = "Save model.state_dict() instead of a scripted model."
+                raise self._broken("this is a TorchScript program", "weights alone", remedy)
+            return prefix
+        if records and all(name.endswith(".npy") for name in records):
+            raise self._broken("this is a NumPy .npz archive", "a file written by torch.save", PLAIN_REMEDY)
+        found = f"this is a zip archive of {listed(records, 4)}"
+        raise self._broken(found, "an archive written by torch.save (with one data.pkl)", "Unpack it and give the folder.")
+
+    def _check_records(self) -> None:
+        """Compare the checksum of every record: torch does not, so flipped bits would become wrong weights."""
+        with self._open_zip() as archive:
+            try:
+                damaged = archive.testzip()
+            except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+                raise self._broken(f"a record cannot be read ({error})", "whole records") from None
+        if damaged is not None:
+            raise self._broken(f"record {shown(damaged)} is damaged (wrong checksum)", "an undamaged file")
+
+    # ------------------------------------------------------------------------------------------------- the old stream
+
+    def _stream_facts(self) -> PickleFacts:
+        import io
+
+        with io.BufferedReader(_KeepOpen(self._source.file)) as stream:  # type: ignore[type-var]
+            stream.seek(0)
+            magic, protocol, system = (PickleFacts(stream, self.path).root for _ in range(3))
+            if magic != STREAM_MAGIC or protocol != STREAM_PROTOCOL or not isinstance(system, dict):
+                raise self._broken("its first pickles are not torch's", "the header of torch.save")
+            if system.get("little_endian") is not True:
+                remedy = "Save it again on a little-endian machine, or as safetensors."
+                raise self._broken("it was written by a big-endian machine", "little-endian numbers", remedy)
+            facts = PickleFacts(stream, self.path)
+            keys = PickleFacts(stream, self.path).root
+            is_list = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+            if not is_list or len(keys) != len(set(keys)) or set(keys) != set(facts.storages):
+                raise self._broken("its list of storages disagrees with its tensors", "the same storages in both")
+            end = self._check_storages(stream, [facts.storages[key] for key in keys])
+        if end != self._source.size:
+            raise self._broken(f"the file has {self._source.size} bytes", f"{end}, as its storages say")
+        self.notes.append(f"{self.path.name} has the form of torch before 1.6, which holds no checksums")
+        return facts
+
+    def _check_storages(self, stream: Any, storages: list[StorageFact]) -> int:
+        here: int = stream.tell()
+        for storage in storages:
+            stream.seek(here)
+            numel = int.from_bytes(stream.read(8), "little", signed=True)
+            if numel != storage.numel:
+                found = f"storage {shown(storage.key)} has {numel} elements in its place"
+                raise self._broken(found, f"{storage.numel}, as the pickle says")
+            here += 8 + storage.nbytes
+            if here > self._source.size:
+                raise self._broken(f"the file ends inside storage {shown(storage.key)}", f"at least {here} bytes")
+        return here
+
+    # ------------------------------------------------------------------------------------------------- the dictionary
+
+    def _choose(self, root: Any) -> dict[str, TensorFact]:
+        """The dictionary of tensors: the root, or the one wrapper that training scripts put around it."""
+        if not isinstance(root, dict):
+            kind = "one tensor" if isinstance(root, TensorFact) else f"a {type(root).__name__}"
+            raise self._broken(f"it holds {kind}", "a dictionary of names and tensors", PLAIN_REMEDY)
+        wrappers = [key for key in WRAPPERS if _holds_tensors(root.get(key))]
+        if len(wrappers) > 1:
+            raise self._broken(f"it holds several state dicts: {listed(wrappers)}", "one", PLAIN_REMEDY)
+        chosen = root
+        if wrappers:
+            self._wrapper = wrappers[0]
+            chosen = root[self._wrapper]
+            rest = [key for key in root if key != self._wrapper]
+            beside = f"; beside it and not read: {listed(rest)}" if rest else ""
+            self.notes.append(f"{self.path.name}: the weights are the entry {self._wrapper!r}{beside}")
+        facts = {key: value for key, value in chosen.items() if isinstance(value, TensorFact)}
+        if not facts:
+            raise self._broken(f"it holds no tensors (only {listed(chosen)})", "names and tensors", PLAIN_REMEDY)
+        strange = [key for key in facts if not isinstance(key, str)]
+        if strange:
+            raise self._broken(f"tensors are named {listed(strange)}", "texts as names", PLAIN_REMEDY)
+        others = [key for key in chosen if key not in facts]
+        if others:
+            self.notes.append(f"{self.path.name}: entries that are not tensors are left out: {listed(others)}")
+        return facts
+
+    # -------------------------------------------------------------------------------------------------------- loading
+
+    def _load(self) -> dict[str, torch.Tensor]:
+        if self._is_zip:
+            self._check_records()
+        self._source.check()
+        self._source.file.seek(0)
+        try:
+            root = torch.load(self._source.file, map_location="cpu", weights_only=True, mmap=False)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a file provokes in the unpickler is the file's fault
+            raise self._broken(f"torch cannot load it ({shown(str(error))})", "weights alone", PLAIN_REMEDY) from None
+        self._source.check()
+        if self._wrapper is not None:
+            root = root[self._wrapper]
+        return {name: self._checked(name, root.get(name)) for name in self._facts}
+
+    def _checked(self, name: str, tensor: Any) -> torch.Tensor:
+        fact = self._facts[name]
+        if (
+            not isinstance(tensor, torch.Tensor)
+            or tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+            or (tuple(tensor.shape), tensor.dtype) != (fact.shape, fact.dtype)
+            or tensor.untyped_storage().nbytes() != fact.storage.nbytes
+        ):
+            raise problem(
+                self.path,
+                "torch loaded something else than the pickle announced",
+                expected=f"shape {fact.shape} of {fact.dtype}",
+                remedy=PLAIN_REMEDY,
+                tensor=name,
+            )
+        return tensor.detach()
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor, contiguous, in memory that nothing else refers to."""
+        if self._loaded is None or name not in self._loaded:
+            self._loaded = self._load()
+        tensor = self._loaded.pop(name)
+        fact = self._facts[name]
+        users = sum(other.storage.key == fact.storage.key for other in self._facts.values())
+        if users > 1 or fact.storage.nbytes != fact.nbytes or not tensor.is_contiguous():
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        return tensor
+
+    def read_into(self, name: str, out: torch.Tensor) -> torch.Tensor:
+        """As `read`, into a contiguous CPU tensor of the file's dtype and shape."""
+        return out.copy_(self.read(name))
+
+    def read_mapped(self, name: str) -> torch.Tensor:
+        """Refused: a pickled file is never mapped."""
+        remedy = "Read it without mmap, or convert it to safetensors."
+        raise problem(self.path, "a torch.save file", expected="a safetensors file to map", remedy=remedy, tensor=name)
+
+    def release(self) -> None:
+        """Give back the memory of tensors that nobody has asked for."""
+        self._loaded = None
+
+    def close(self) -> None:
+        self.release()
+        self._source.close()
+
+
+class _KeepOpen:
+    """A raw file for a `BufferedReader` that must not close it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, TensorFact) for item in value.values())
