@@ -1,7 +1,7 @@
 """Folder, single file or shard index -> one lazy mapping of names to tensors; and writing all or nothing.
 
-`open_checkpoint(path)` finds out what `path` is by content, not by name, and returns a `Checkpoint`. Nothing outside the
-folder is read, except what the links of a hub cache point to.
+`open_checkpoint(path)` finds out what `path` is by content, not by name, and returns a `Checkpoint`. Nothing outside
+the folder is read, except what the links of a hub cache point to.
 """
 
 from __future__ import annotations
@@ -138,9 +138,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         except KeyError:
             raise KeyError(f"{self.path} has no tensor {name!r}; it has {listed(self._names, 4)}") from None
 
-    def read(
-        self, name: str, *, dtype: torch.dtype | None = None, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def read(self, name: str, *, dtype: torch.dtype | None = None, out: torch.Tensor | None = None) -> torch.Tensor:
         """The tensor `name` in memory that belongs to the caller, never a view of a mapped file.
 
         Args:
@@ -238,7 +236,7 @@ def _look(place: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    entries = sorted(os.listdir(folder))
+    entries = sorted(entry.name for entry in folder.iterdir())
     present = [name for name in PREFERENCE if name in entries]
     notes: list[str] = []
     if present:
@@ -404,7 +402,7 @@ def _open_shard(index: Path, name: str, shard: Path) -> Container:
     try:
         return _open_file(shard)
     except FileNotFoundError:
-        there = [entry for entry in sorted(os.listdir(shard.parent)) if SHARD_NAME.match(entry.rpartition(".")[0])]
+        there = sorted(entry.name for entry in shard.parent.iterdir() if SHARD_NAME.match(entry.stem))
         found = f"the shard {name} is missing"
         beside = f"Shards that are there: {listed(there)}. " if there else ""
         # A missing file is a missing file, also where an index names it.
@@ -419,8 +417,12 @@ def _compare_with_index(index: Path, weight_map: dict[str, str], containers: dic
             if weight_map.get(name) != shard:
                 other = weight_map.get(name)
                 where = f"the index has it in {other}" if other else "the index does not name it"
-                raise problem(container.path, where, expected=f"{index.name} to name it here", remedy=remedy, tensor=name)
+                raise problem(
+                    container.path, where, expected=f"{index.name} to name it here", remedy=remedy, tensor=name
+                )
     for name, shard in weight_map.items():
         if name not in containers[shard].infos:
             found = f"{shard} does not hold it"
-            raise problem(index, found, expected="every name in the shard that the index says", remedy=remedy, tensor=name)
+            raise problem(
+                index, found, expected="every name in the shard that the index says", remedy=remedy, tensor=name
+            )

@@ -159,7 +159,7 @@ class SafetensorsFile:
     def read_into(self, name: str, out: torch.Tensor) -> torch.Tensor:
         """As `read`, into a contiguous CPU tensor of the file's dtype and shape."""
         if out.numel():
-            target = memoryview(out.reshape(-1).view(torch.uint8).numpy())
+            target = out.reshape(-1).view(torch.uint8).numpy().data
             read_exactly(self._source.file, self._offsets[name], target, self.path, name)
         self._source.check()
         return out

@@ -64,14 +64,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
     """
     target = Path(path)
     with _temporary(target) as temporary:
-        with open(temporary, "xb") as file:
+        with temporary.open("xb") as file:
             if callable(data):
                 data(file)
             else:
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     _flush_folder(target.parent)
 
 
@@ -82,8 +82,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -142,7 +141,7 @@ def save_checkpoint(
             entry = place / single
             with _temporary(entry) as temporary:
                 _write_tensors(temporary, tensors, list(tensors), header, format)
-                os.replace(temporary, entry)
+                temporary.replace(entry)
         else:
             entry = place / index
             weight_map: dict[str, str] = {}
@@ -158,7 +157,7 @@ def save_checkpoint(
     except BaseException:
         for shard in written:
             with contextlib.suppress(OSError):
-                os.unlink(shard)
+                shard.unlink()
         raise
     _flush_folder(place)
     _remove_replaced(place, entry.name, old_shards)
@@ -197,7 +196,7 @@ def _new_shard(single: Path, number: int, count: int) -> Path:
     while True:
         shard = single.with_name(f"{single.stem}{token}-{number:05d}-of-{count:05d}{single.suffix}")
         try:
-            with open(shard, "xb"):
+            with shard.open("xb"):
                 return shard
         except FileExistsError:
             token = f"-{secrets.token_hex(4)}"
@@ -227,7 +226,7 @@ def _write_tensors(
             raise OSError(f"{path}: cannot be written ({error})") from error
     else:
         torch.save(ready, path)
-    with open(path, "rb+") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
@@ -251,12 +250,11 @@ def _remove_replaced(place: Path, entry: str, old_shards: dict[str, set[str]]) -
     replaced_shards = set(old_shards.get(entry, set()))
     for name in preferred + below:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(place / name)
+            (place / name).unlink()
             replaced_shards |= old_shards.get(name, set())
     _flush_folder(place)
     in_use: set[str] = set()
     for name in ORDER:
         in_use |= _shards_of(place / name) if name.endswith(".json") else set()
     for shard in sorted(replaced_shards - in_use):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(place / shard)
+        (place / shard).unlink(missing_ok=True)

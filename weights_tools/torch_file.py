@@ -1,9 +1,9 @@
-"""One file written by torch.save, opened so that a broken or hostile file can neither run a program nor yield wrong numbers.
+"""One file written by torch.save, opened so that a broken or hostile one neither runs a program nor gives wrong numbers.
 
-Two forms exist: the zip archive (torch 1.6 and later: `data.pkl`, one record per storage) and the stream before it (five
-pickles, then the storages; most BERT files published before 2020). Before torch sees a file, its pickle is read without
-executing it (`torch_pickle.py`) and every size it claims is compared with the bytes that are there. Then `torch.load` with
-`weights_only=True` loads it, into memory, and the result must be what the pickle announced.
+Two forms exist: the zip archive (torch 1.6 and later: `data.pkl`, one record per storage) and the stream before it
+(five pickles, then the storages; most BERT files published before 2020). Before torch sees a file, its pickle is read without
+executing it (`torch_pickle.py`) and every size it claims is compared with the bytes that are there. Then `torch.load`
+with `weights_only=True` loads it, into memory, and the result must be what the pickle announced.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class TorchFile:
         if records and all(name.endswith(".npy") for name in records):
             raise self._broken("this is a NumPy .npz archive", "a file written by torch.save", PLAIN_REMEDY)
         found = f"this is a zip archive of {listed(records, 4)}"
-        raise self._broken(found, "an archive written by torch.save (with one data.pkl)", "Unpack it and give the folder.")
+        raise self._broken(
+            found, "an archive written by torch.save (with one data.pkl)", "Unpack it and give the folder."
+        )
 
     def _check_records(self) -> None:
         """Compare the checksum of every record: torch does not, so flipped bits would become wrong weights."""
@@ -161,7 +163,7 @@ class TorchFile:
     def _stream_facts(self) -> PickleFacts:
         import io
 
-        with io.BufferedReader(_KeepOpen(self._source.file)) as stream:  # type: ignore[type-var]
+        with io.BufferedReader(_KeepOpen(self._source.file)) as stream:
             stream.seek(0)
             magic, protocol, system = (PickleFacts(stream, self.path).root for _ in range(3))
             if magic != STREAM_MAGIC or protocol != STREAM_PROTOCOL or not isinstance(system, dict):

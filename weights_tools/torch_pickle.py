@@ -1,8 +1,8 @@
 """What the pickle inside a torch.save file says, found out without executing any of it.
 
 A pickle is a program for a small stack machine. The machine below knows only the instructions that torch's restricted
-unpickler knows, calls nothing, imports nothing, and turns each tensor into a `TensorFact`. So shapes are known before any
-data is read, and the sizes that the pickle claims are compared with the bytes that are really there *before* torch
+unpickler knows, calls nothing, imports nothing, and turns each tensor into a `TensorFact`. So shapes are known before
+any data is read, and the sizes that the pickle claims are compared with the bytes that are really there *before* torch
 allocates or touches memory. (torch itself trusts these claims: a record that is too short is read beyond its end.)
 
 Instructions: the `pickletools` module of Python's library documents each one.

@@ -1,0 +1,357 @@
+"""From the names in a file to the names of a model: tables that read both ways, and a plan that accounts for every name.
+
+A `Dialect` is a table of rows "source pattern -> target pattern"; the first row that matches a name decides.
+Placeholders:
+
+- `{path}`  nothing, or any text that ends with a dot ("", "bert.", "bert.encoder.layer.0.output.");
+- `{rest}`  any text;
+- `{layer}` and any other word: one part between dots ("0", "11", "query").
+
+`plan` applies a table to the names of a checkpoint, adds or removes the base prefix ("bert."), and sorts every name
+into exactly one list. Only names decide; a shape is compared, never guessed from.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from weights_tools.common import TensorInfo, WeightsError, listed
+
+Shape = tuple[int, ...]
+
+
+class Op(Protocol):
+    """What happens to the numbers of one tensor between source and target; both ways, and to a shape alone."""
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor: ...
+    def invert(self, tensor: torch.Tensor) -> torch.Tensor: ...
+    def shape(self, shape: Shape) -> Shape: ...
+    def reversed(self) -> Op: ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The numbers as they are."""
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def reversed(self) -> Op:
+        return self
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """[A, B] -> [B, A]: TensorFlow kernels and GPT-2's Conv1D against torch's Linear."""
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.t().contiguous()
+
+    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.t().contiguous()
+
+    def shape(self, shape: Shape) -> Shape:
+        # A tensor of another rank is left as it is here, so that the plan lists it as misshapen.
+        return (shape[1], shape[0]) if len(shape) == 2 else shape
+
+    def reversed(self) -> Op:
+        return self
+
+
+IDENTITY = Identity()
+TRANSPOSE = Transpose()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a dialect.
+
+    Attributes:
+        source, target: patterns with the same placeholders; `target=None` drops the name by this rule.
+        op: what happens to the tensor.
+        why: the reason of a drop (compulsory there), or a remark.
+    """
+
+    source: str
+    target: str | None
+    op: Op = IDENTITY
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.target is None and not self.why:
+            raise ValueError(f"the row {self.source!r} drops a name without saying why: give why=")
+        if self.target is not None and set(_placeholders(self.source)) != set(_placeholders(self.target)):
+            raise ValueError(
+                f"the row {self.source!r} -> {self.target!r} has different placeholders: it has no inverse"
+            )
+
+    def match(self, name: str) -> str | None:
+        """The target name for `name`, "" for a dropped name, None if this row does not speak of it."""
+        match = matcher(self.source)(name)
+        if match is None:
+            return None
+        return self.target.format(**match) if self.target is not None else ""
+
+
+def _placeholders(pattern: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", pattern)
+
+
+@functools.cache
+def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
+    """Compile a pattern to a function: name -> values of the placeholders, or None."""
+    kinds = {"path": r"(?:.+\.)?", "rest": r".*"}
+    expression = ""
+    for part in re.split(r"(\{\w+\})", pattern):
+        if part.startswith("{"):
+            word = part[1:-1]
+            expression += f"(?P<{word}>{kinds.get(word, '[^.]+')})"
+        else:
+            expression += re.escape(part)
+    compiled = re.compile(expression, re.DOTALL)
+
+    def match(name: str) -> dict[str, str] | None:
+        found = compiled.fullmatch(name)
+        return found.groupdict() if found else None
+
+    return match
+
+
+def invert(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The table from target names back to source names; rows that drop a name have no way back and are left out."""
+    return tuple(Row(row.target, row.source, row.op.reversed(), row.why) for row in rows if row.target is not None)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The names that one program writes.
+
+    Attributes:
+        name: what `--dialect` and reports call it.
+        rows: the table, first match decides; a name that no row matches is unexpected.
+        description: one line for the reader.
+        recognise: the reason why these names are of this dialect, or None.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    description: str
+    recognise: Callable[[Iterable[str]], str | None]
+
+    def translate(self, name: str) -> tuple[str | None, Row | None]:
+        """(target name, row); target None: dropped by that row; both None: the table does not know the name."""
+        for row in self.rows:
+            target = row.match(name)
+            if target is not None:
+                return target or None, row
+        return None, None
+
+
+class Source(NamedTuple):
+    """Where a target's numbers come from."""
+
+    name: str
+    op: Op
+
+
+@dataclass
+class Plan:
+    """What becomes of every name. Each source name is in exactly one of `sources`, `dropped`, `unexpected`,
+    `misshapen`, `duplicates`; each target name in exactly one of `sources`, `missing`, `misshapen`.
+
+    Attributes:
+        sources: target name -> (source name, op).
+        renamed: (source, target) where the dialect changed the name (the base prefix is not counted: `prefix_note`).
+        dropped: (source, why).
+        missing: target names without a source.
+        unexpected: source names that nothing explains.
+        misshapen: (target, shape in the file after the op, shape of the model).
+        duplicates: (source alias, source canonical): two names for one tied weight, both in the file; the caller reads
+            both and requires equal bits.
+        dialect: the name of the dialect; `reason`: why it was chosen.
+        prefix_note: what was done about the base prefix, or "".
+    """
+
+    sources: dict[str, Source] = field(default_factory=dict)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    dialect: str = ""
+    reason: str = ""
+    prefix_note: str = ""
+
+    @property
+    def fits(self) -> int:
+        """How many target tensors have a source of the right shape."""
+        return len(self.sources)
+
+
+@dataclass
+class _Candidate:
+    source: str
+    mapped: str  # the name that the dialect gives, before the base prefix is added or removed
+    op: Op
+    target: str = ""
+
+
+def plan(
+    source: Mapping[str, TensorInfo] | Mapping[str, Shape],
+    target: Mapping[str, Shape],
+    *,
+    dialect: Dialect | str | None = None,
+    base_prefix: str = "",
+    other_heads: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    model_name: str = "this model",
+) -> Plan:
+    """Decide for every name of `source` what it becomes in `target`, and for every target where it comes from.
+
+    Args:
+        source: a `Checkpoint`, or name -> shape.
+        target: the model's own names and shapes.
+        dialect: a `Dialect` or its name; default: the first of `tables.DIALECTS` that recognises the names.
+        base_prefix: the attribute under which classes with a head hold the trunk ("bert"), without the dot. It is added
+            or removed as a whole where the checkpoint and the model differ; no other prefix is ever guessed.
+        other_heads: patterns of names (without base prefix) that sibling classes have and `model_name` may leave
+            unused.
+        aliases: tied name -> the name it is tied to. The pair counts as one target. An alias in the file beside its
+            canonical name is listed in `duplicates`; alone, it is the source of the canonical name; and if `target`
+            lists the alias too, it has the canonical name's source.
+        model_name: for the reasons of dropped heads.
+
+    Raises:
+        WeightsError: two source names (that are not tied) for one target; both are named.
+        ValueError: an unknown dialect name (lists those that exist).
+    """
+    table, reason = _dialect(dialect, source)
+    result = Plan(dialect=table.name, reason=reason)
+    ties = dict(aliases or {})
+    candidates: list[_Candidate] = []
+    for name in source:
+        mapped, row = table.translate(name)
+        if row is None:
+            result.unexpected.append(name)
+        elif mapped is None and name not in target:
+            result.dropped.append((name, row.why))
+        else:
+            candidates.append(_Candidate(name, name if mapped is None else mapped, row.op))
+    known = {*target, *ties}
+    result.prefix_note = _place(candidates, known, base_prefix)
+    used = _choose(candidates, known, ties, result)
+    heads = [pattern for head in other_heads for pattern in (head, f"{base_prefix}.{head}" if base_prefix else head)]
+    for item in candidates:
+        if item.target in known:
+            continue
+        if any(matcher(pattern)(item.mapped) is not None for pattern in heads):
+            result.dropped.append((item.source, f"weights of a task head that {model_name} does not have"))
+        else:
+            result.unexpected.append(item.source)
+    _compare_shapes(source, target, ties, used, result)
+    return result
+
+
+def _dialect(dialect: Dialect | str | None, names: Iterable[str]) -> tuple[Dialect, str]:
+    from weights_tools import tables
+
+    if isinstance(dialect, Dialect):
+        return dialect, "chosen by the caller"
+    if dialect is not None:
+        chosen = next((table for table in tables.DIALECTS if table.name == dialect), None)
+        if chosen is None:
+            there = ", ".join(repr(table.name) for table in tables.DIALECTS)
+            raise ValueError(f"dialect is {dialect!r}; expected one of {there}")
+        return chosen, "chosen by the caller"
+    return tables.recognise(names)
+
+
+def _place(candidates: list[_Candidate], known: set[str], base_prefix: str) -> str:
+    """Fill in `target` of every candidate: its mapped name with the base prefix as the model has it."""
+    for item in candidates:
+        item.target = item.mapped
+    if not base_prefix:
+        return ""
+    prefix = f"{base_prefix}."
+    model_has = any(name.startswith(prefix) for name in known)
+    file_has = any(item.mapped.startswith(prefix) for item in candidates)
+    if model_has and not file_has:
+        added = [item for item in candidates if item.mapped not in known and prefix + item.mapped in known]
+        for item in added:
+            item.target = prefix + item.mapped
+        return f"checkpoint has no '{prefix}' prefix: added to all backbone names" if added else ""
+    if file_has and not model_has:
+        for item in candidates:
+            item.target = item.mapped.removeprefix(prefix)
+        return f"checkpoint has the prefix '{prefix}': removed from all backbone names"
+    return ""
+
+
+def _choose(
+    candidates: list[_Candidate], known: set[str], ties: Mapping[str, str], result: Plan
+) -> dict[str, _Candidate]:
+    """One candidate for each canonical target; the other names of a tied weight become `duplicates`."""
+    claims: dict[str, list[_Candidate]] = {}
+    for item in candidates:
+        if item.target in known:
+            claims.setdefault(ties.get(item.target, item.target), []).append(item)
+    used = {}
+    for canonical, items in claims.items():
+        by_target: dict[str, _Candidate] = {}
+        for item in items:
+            other = by_target.setdefault(item.target, item)
+            if other is not item:
+                raise WeightsError(
+                    f"{item.target} has two sources in the checkpoint, {other.source!r} and {item.source!r}; "
+                    "expected one. Remove the wrong one from the file: nothing here can tell which it is."
+                )
+        first = by_target.get(canonical, items[0])
+        used[canonical] = first
+        result.duplicates += [(item.source, first.source) for item in items if item is not first]
+    return used
+
+
+def _compare_shapes(
+    source: Mapping[str, TensorInfo] | Mapping[str, Shape],
+    target: Mapping[str, Shape],
+    ties: Mapping[str, str],
+    used: Mapping[str, _Candidate],
+    result: Plan,
+) -> None:
+    for name, expected in target.items():
+        item = used.get(ties.get(name, name))
+        if item is None:
+            result.missing.append(name)
+            continue
+        if item.mapped != item.source:
+            result.renamed.append((item.source, name))
+        shape = item.op.shape(_shape(source[item.source]))
+        if shape == tuple(expected):
+            result.sources[name] = Source(item.source, item.op)
+        else:
+            result.misshapen.append((name, shape, tuple(expected)))
+    # A tie whose canonical name the model does not list (the alias stands in the file alone, say) still has a reader.
+    unread = [item.source for canonical, item in used.items() if not _is_target(canonical, target, ties)]
+    if unread:
+        raise ValueError(f"aliases tie {listed(unread)} to names that the model does not have")
+
+
+def _is_target(canonical: str, target: Mapping[str, Shape], ties: Mapping[str, str]) -> bool:
+    return canonical in target or any(ties[alias] == canonical for alias in ties if alias in target)
+
+
+def _shape(value: TensorInfo | Shape) -> Shape:
+    return value.shape if isinstance(value, TensorInfo) else tuple(value)

@@ -1,0 +1,166 @@
+"""What loading a checkpoint did, readable by a student: names folded per layer, empty sections left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Shape = tuple[int, ...]
+MAX_LINES = 40  # of one section; the lists themselves are always complete
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """Fold names that differ in one place into one line, order of first appearance.
+
+    >>> fold(["layer.0.query.weight", "layer.0.query.bias", "layer.1.query.weight", "layer.1.query.bias", "pooler"])
+    ['layer.{0..1}.query.{weight,bias}', 'pooler']
+
+    Last parts are folded first, then numbers, from left to right; a fold stands for exactly the names that were given.
+    """
+    folded = _fold_last(list(dict.fromkeys(names)))
+    for place in range(max((name.count(".") + 1 for name in folded), default=0)):
+        folded = _fold_number(folded, place)
+    return folded
+
+
+def _fold_last(names: list[str]) -> list[str]:
+    lasts: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, last = name.rpartition(".")
+        # Numbers are folded to ranges later; a name without a dot has nothing in common with its neighbours.
+        key = name if not stem or last.isdigit() else f"{stem}."
+        lasts.setdefault(key, []).append("" if key == name else last)
+    return [key + (parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}") for key, parts in lasts.items()]
+
+
+def _fold_number(names: list[str], place: int) -> list[str]:
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for name in names:
+        parts = name.split(".") if ".." not in name else re.split(r"(?<!\.)\.(?!\.)", name)
+        number = parts[place] if place < len(parts) else ""
+        if re.fullmatch(r"0|[1-9]\d{0,8}", number):
+            groups.setdefault((*parts[:place], "#", *parts[place + 1 :]), []).append(int(number))
+        else:
+            groups[(name,)] = []
+    result = []
+    for template, numbers in groups.items():
+        text = _ranges(sorted(numbers))
+        result.append(".".join(text if index == place and numbers else part for index, part in enumerate(template)))
+    return result
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """[0, 1, 2, 5] -> "{0..2,5}"; a single number stays bare."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [str(first) if first == last else f"{first}..{last}" for first, last in runs]
+    return texts[0] if len(numbers) == 1 else f"{{{','.join(texts)}}}"
+
+
+@dataclass
+class LoadReport:
+    """What became of every name of a checkpoint and of every parameter of the model.
+
+    Attributes:
+        checkpoint: the folder or file; `files`: the weights files; `format`: "safetensors" or "pytorch".
+        dialect: whose names the checkpoint uses (`weights_tools.tables`).
+        renamed: (name in the file, name in the model).
+        dropped: (name in the file, why it is not a weight of this model).
+        missing: parameters that the checkpoint does not hold: newly initialised.
+        unexpected: names in the file that no rule explains.
+        misshapen: (parameter, shape in the file, shape in the model): newly initialised, when that was asked for.
+        converted: (parameter, dtype in the file, dtype in the model).
+        config_unknown: keys of config.json that the configuration does not know, with their values.
+        notes: anything else worth saying.
+    """
+
+    checkpoint: str
+    files: list[str] = field(default_factory=list)
+    format: str = ""
+    dialect: str = ""
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshapen: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    converted: list[tuple[str, str, str]] = field(default_factory=list)
+    config_unknown: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Every parameter came from the checkpoint, and every name of the checkpoint is explained."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`; tuples become lists there."""
+        return {**asdict(self), "ok": self.ok}
+
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """(title, lines) of the sections that have anything to say."""
+        every = [
+            (f"missing, newly initialised ({len(self.missing)})", fold(self.missing)),
+            (f"misshapen, newly initialised ({len(self.misshapen)})", _misshapen(self.misshapen)),
+            (f"unexpected ({len(self.unexpected)})", fold(self.unexpected)),
+            (f"renamed ({len(self.renamed)})", _renamed(self.renamed)),
+            (f"dropped ({len(self.dropped)})", _grouped(self.dropped, "{names}: {key}")),
+            (f"converted ({len(self.converted)})", _converted(self.converted)),
+            (f"unknown keys in config.json, kept ({len(self.config_unknown)})", _config(self.config_unknown)),
+            ("notes", list(self.notes)),
+        ]
+        return [(title, lines) for title, lines in every if lines]
+
+    def __str__(self) -> str:
+        kind = ", ".join(text for text in (self.format, f"names: {self.dialect}" if self.dialect else "") if text)
+        head = f"{self.checkpoint}" + (f" ({kind})" if kind else "")
+        lines = [f"{head}: {'everything fits' if self.ok else 'not everything fits'}"]
+        for title, content in self.sections():
+            lines.append(f"  {title}:")
+            lines += [f"    {line}" for line in content[:MAX_LINES]]
+            if len(content) > MAX_LINES:
+                lines.append(f"    ... and {len(content) - MAX_LINES} more lines")
+        return "\n".join(lines)
+
+
+def _groups(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:
+    groups: dict[Any, list[str]] = {}
+    for key, name in pairs:
+        groups.setdefault(key, []).append(name)
+    return groups
+
+
+def _grouped(pairs: Iterable[tuple[str, str]], text: str) -> list[str]:
+    groups = _groups((key, name) for name, key in pairs)
+    return [text.format(names=name, key=key) for key, names in groups.items() for name in fold(names)]
+
+
+def _misshapen(items: Iterable[tuple[str, Shape, Shape]]) -> list[str]:
+    groups = _groups(((tuple(disk), tuple(model)), name) for name, disk, model in items)
+    return [
+        f"{name}: {list(disk)} in the checkpoint, {list(model)} in the model"
+        for (disk, model), names in groups.items()
+        for name in fold(names)
+    ]
+
+
+def _converted(items: Iterable[tuple[str, str, str]]) -> list[str]:
+    groups = _groups((f"{old} -> {new}", name) for name, old, new in items)
+    return [f"{name}: {key}" for key, names in groups.items() for name in fold(names)]
+
+
+def _renamed(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Both sides folded, where they fold alike; pair by pair otherwise."""
+    sources, targets = fold(source for source, _ in pairs), fold(target for _, target in pairs)
+    if len(sources) == len(targets):
+        return [f"{source} -> {target}" for source, target in zip(sources, targets, strict=True)]
+    return [f"{source} -> {target}" for source, target in pairs]
+
+
+def _config(values: dict[str, Any]) -> list[str]:
+    return [f"{key} = {value!r}" for key, value in values.items()]

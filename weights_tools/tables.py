@@ -1,0 +1,53 @@
+"""The dialects as data. A further program's names are a further table here and nothing else.
+
+Order matters: the first dialect that recognises a checkpoint's names is used, and within a table the first row that matches
+a name. The last dialect, Hugging Face's current names, is what everything else is translated to, and recognises all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weights_tools.mapping import Dialect, Row, matcher
+
+# Buffers: constants that older versions of transformers wrote among the weights and that every model recomputes.
+BUFFERS = (
+    Row("{path}position_ids", None, why="a constant (0, 1, 2, ...), not a weight"),
+    Row("{path}embeddings.token_type_ids", None, why="a constant (zeros), not a weight"),
+)
+
+CURRENT = (*BUFFERS, Row("{rest}", "{rest}"))
+
+# Google's TensorFlow code calls LayerNorm's scale gamma and its shift beta (https://arxiv.org/abs/1607.06450 has them as
+# g and b); the first PyTorch conversions of BERT kept these names, and such files are still published.
+LEGACY = (
+    *BUFFERS,
+    Row("{path}LayerNorm.gamma", "{path}LayerNorm.weight", why="LayerNorm's scale, as TensorFlow calls it"),
+    Row("{path}LayerNorm.beta", "{path}LayerNorm.bias", why="LayerNorm's shift, as TensorFlow calls it"),
+    Row("{rest}", "{rest}"),
+)
+
+
+def _legacy(names: Iterable[str]) -> str | None:
+    old = [name for name in names if matcher("{path}LayerNorm.gamma")(name) or matcher("{path}LayerNorm.beta")(name)]
+    return f"{old[0]!r} and {len(old) - 1} more names say gamma or beta" if old else None
+
+
+def _current(names: Iterable[str]) -> str | None:
+    return "no name is of another dialect"
+
+
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect("hf-legacy", LEGACY, "Hugging Face BERT before 2019: LayerNorm.gamma and LayerNorm.beta", _legacy),
+    Dialect("hf", CURRENT, "Hugging Face, current names", _current),
+)
+
+
+def recognise(names: Iterable[str]) -> tuple[Dialect, str]:
+    """The first dialect that recognises these names, and its reason."""
+    every = list(names)
+    for dialect in DIALECTS:
+        reason = dialect.recognise(every)
+        if reason is not None:
+            return dialect, reason
+    raise AssertionError("the last dialect recognises everything")
