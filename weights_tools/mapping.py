@@ -1,4 +1,4 @@
-"""From the names in a file to the names of a model: tables that read both ways, and a plan that accounts for every name.
+"""From the names in a file to the names of a model: invertible tables, and a plan that accounts for every name.
 
 A `Dialect` is a table of rows "source pattern -> target pattern"; the first row that matches a name decides.
 Placeholders:

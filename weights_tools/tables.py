@@ -1,7 +1,7 @@
 """The dialects as data. A further program's names are a further table here and nothing else.
 
-Order matters: the first dialect that recognises a checkpoint's names is used, and within a table the first row that matches
-a name. The last dialect, Hugging Face's current names, is what everything else is translated to, and recognises all.
+Order matters: the first dialect that recognises a checkpoint's names is used, and within a table the first row that
+matches a name. The last dialect, Hugging Face's current names, is what everything else is translated to, and recognises all.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ BUFFERS = (
 
 CURRENT = (*BUFFERS, Row("{rest}", "{rest}"))
 
-# Google's TensorFlow code calls LayerNorm's scale gamma and its shift beta (https://arxiv.org/abs/1607.06450 has them as
-# g and b); the first PyTorch conversions of BERT kept these names, and such files are still published.
+# Google's TensorFlow code calls LayerNorm's scale gamma and its shift beta (https://arxiv.org/abs/1607.06450 has
+# them as g and b); the first PyTorch conversions of BERT kept these names, and such files are still published.
 LEGACY = (
     *BUFFERS,
     Row("{path}LayerNorm.gamma", "{path}LayerNorm.weight", why="LayerNorm's scale, as TensorFlow calls it"),

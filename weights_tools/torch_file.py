@@ -1,9 +1,9 @@
-"""One file written by torch.save, opened so that a broken or hostile one neither runs a program nor gives wrong numbers.
+"""One file written by torch.save, opened so that a broken or hostile one can do no harm.
 
 Two forms exist: the zip archive (torch 1.6 and later: `data.pkl`, one record per storage) and the stream before it
-(five pickles, then the storages; most BERT files published before 2020). Before torch sees a file, its pickle is read without
-executing it (`torch_pickle.py`) and every size it claims is compared with the bytes that are there. Then `torch.load`
-with `weights_only=True` loads it, into memory, and the result must be what the pickle announced.
+(five pickles, then the storages; most BERT files published before 2020). Before torch sees a file, its pickle is read
+without executing it (`torch_pickle.py`) and every size it claims is compared with the bytes that are there. Then
+`torch.load` with `weights_only=True` loads it, into memory, and the result must be what the pickle announced.
 """
 
 from __future__ import annotations
