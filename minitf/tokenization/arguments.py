@@ -40,9 +40,7 @@ def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs:
             if name not in known:
-                raise TypeError(
-                    f"{function.__qualname__}() has no argument {name!r}{nearest(name, known)}"
-                )
+                raise TypeError(f"{function.__qualname__}() has no argument {name!r}{nearest(name, known)}")
         return function(*args, **kwargs)
 
     return checked

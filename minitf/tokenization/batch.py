@@ -20,7 +20,8 @@ class BatchEncoding(UserDict[str, Any]):
     int64 array or tensor [B, T] (B = 1 for one text), `offset_mapping` [B, T, 2].
 
     Values are read by key or as attributes (`encoding.input_ids`), and the whole unpacks into a call (`**encoding`). An
-    integer key gives the `tokenizers.Encoding` of that text. It may be changed like a dict (`encoding["labels"] = ...`).
+    integer key gives the `tokenizers.Encoding` of that text. It may be changed like a dict (`encoding["labels"] =
+    ...`).
     """
 
     def __init__(self, data: dict[str, Any] | None = None, encodings: Sequence[Encoding] | None = None) -> None:
@@ -59,7 +60,9 @@ class BatchEncoding(UserDict[str, Any]):
         return tokens
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token of text `batch_index` the number of the word it belongs to; None for special and padding tokens."""
+        """For each token of text `batch_index` the number of the word it belongs to; None for special and padding
+        tokens.
+        """
         words: list[int | None] = self._encoding(batch_index).word_ids
         return words
 
@@ -77,7 +80,9 @@ class BatchEncoding(UserDict[str, Any]):
 
         tensors = {name: value for name, value in self.data.items() if isinstance(value, torch.Tensor)}
         if not tensors:
-            raise TypeError("this encoding holds lists, not tensors: tokenize with return_tensors='pt', then .to(device)")
+            raise TypeError(
+                "this encoding holds lists, not tensors: tokenize with return_tensors='pt', then .to(device)"
+            )
         self.data.update({name: value.to(device) for name, value in tensors.items()})
         return self
 

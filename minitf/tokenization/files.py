@@ -13,6 +13,13 @@ from tokenizers.models import WordPiece
 from minitf.tokenization.options import read_json
 
 BACKEND_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
+TOKENIZER_FILES = (
+    BACKEND_FILE,
+    VOCABULARY_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 MAX_FILE_BYTES = 256 * 2**20  # the largest published tokenizer.json has about 40 MB
 
 
@@ -35,7 +42,9 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not a regular file; expected a vocabulary (one piece a line) or a tokenizer.json")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; a tokenizer file has at most {MAX_FILE_BYTES:,}: is it the weights?")
+        raise ValueError(
+            f"{path} has {size:,} bytes; a tokenizer file has at most {MAX_FILE_BYTES:,}: is it the weights?"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -49,7 +58,9 @@ def read_text(path: Path) -> str:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Piece to id (its line, counted from 0) of a vocabulary file; ValueError if it is empty or a piece stands twice."""
+    """Piece to id (its line, counted from 0) of a vocabulary file; ValueError if it is empty or a piece stands
+    twice.
+    """
     lines = read_text(path).split("\n")  # not splitlines(): real vocabularies hold U+2028 as a piece
     if lines[-1] == "":
         lines.pop()
@@ -66,7 +77,9 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def wordpiece_backend(vocabulary: Mapping[str, int], options: Mapping[str, Any]) -> Tokenizer:
-    """BERT's pipeline around `vocabulary`: clean, lower-case, split at punctuation and CJK, then longest match first."""
+    """BERT's pipeline around `vocabulary`: clean, lower-case, split at punctuation and CJK, then longest match
+    first.
+    """
     if options["unk_token"] is None:
         raise ValueError("unk_token is None; WordPiece needs a token for words that it cannot spell, such as '[UNK]'")
     backend = Tokenizer(WordPiece(dict(vocabulary), unk_token=options["unk_token"]))
@@ -87,7 +100,9 @@ def bert_normalizer(options: Mapping[str, Any]) -> normalizers.BertNormalizer:
 
 
 def bert_template(cls: tuple[str, int] | None, sep: tuple[str, int] | None) -> processors.TemplateProcessing:
-    """`[CLS] A [SEP]` with token type 0, and `[CLS] A [SEP] B [SEP]` with 1 from B on; a token that is None is left out."""
+    """`[CLS] A [SEP]` with token type 0, and `[CLS] A [SEP] B [SEP]` with 1 from B on; a token that is None is left
+    out.
+    """
     start = [f"{cls[0]}:0"] if cls else []
     end = [f"{sep[0]}:{{}}"] if sep else []
     first = [*start, "$A:0", *[part.format(0) for part in end]]
@@ -100,9 +115,10 @@ def bert_template(cls: tuple[str, int] | None, sep: tuple[str, int] | None) -> p
 def read_backend(path: Path) -> Tokenizer:
     """The pipeline of a tokenizer.json, without the padding and truncation stored in it.
 
-    Published files carry settings of somebody's last call (the MiniLM checkpoint: truncate to 128 and pad to 128). Acting on
-    them would change every result without a word, so they are reset: padding and truncation come from the call only.
-    Raises ValueError for a file that is not one, for a model other than WordPiece or WordLevel, and for ids with gaps.
+    Published files carry settings of somebody's last call (the MiniLM checkpoint: truncate to 128 and pad to 128).
+    Acting on them would change every result without a word, so they are reset: padding and truncation come from the
+    call only. Raises ValueError for a file that is not one, for a model other than WordPiece or WordLevel, and for ids
+    with gaps.
     """
     text = read_text(path)
     try:
@@ -126,10 +142,13 @@ def read_backend(path: Path) -> Tokenizer:
 def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, from_vocabulary: bool) -> None:
     """Append the added tokens that `folder` states: added_tokens_decoder, added_tokens.json, additional_special_tokens.
 
-    Only tokens that `backend` lacks are appended. Raises ValueError when a token's stated id is not the one it would get.
+    Only tokens that `backend` lacks are appended. Raises ValueError when a token's stated id is not the one it would
+    get.
     """
     stated: dict[int, AddedToken] = {}
     for key, value in (config.get("added_tokens_decoder") or {}).items():
+        if not (key.isdecimal() and isinstance(value, Mapping) and isinstance(value.get("content"), str)):
+            raise ValueError(f"{folder}: added_tokens_decoder has {key!r}: {value!r}; expected an id and its 'content'")
         flags = {name: bool(value.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "special")}
         normalized = bool(value.get("normalized", not flags["special"]))
         stated[int(key)] = AddedToken(value["content"], normalized=normalized, **flags)
@@ -141,7 +160,9 @@ def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, f
             (backend.add_special_tokens if token.special else backend.add_tokens)([token])
         actual = backend.token_to_id(token.content)
         if actual != number:
-            raise ValueError(f"{folder}: added token {token.content!r} is stated with id {number}, but would get id {actual}")
+            raise ValueError(
+                f"{folder}: added token {token.content!r} is stated with id {number}, but would get id {actual}"
+            )
     names: Iterable[Any] = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
     for name in names.values() if isinstance(names, Mapping) else names:
         content = name["content"] if isinstance(name, Mapping) else name
@@ -149,7 +170,9 @@ def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, f
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` as a whole: temporary file beside it, fsync, rename. A crash leaves the old file or the new one."""
+    """Replace `path` as a whole: temporary file beside it, fsync, rename. A crash leaves the old file or the new
+    one.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as stream:

@@ -107,10 +107,10 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(stated options, all other keys) of tokenizer_config.json and special_tokens_map.json in `folder`.
 
     Where both name a special token, special_tokens_map.json wins, as in transformers 5.23. Keys that are not known
-    are returned among the others and written back on saving; they have no effect. That is also true of call settings that
-    old versions of transformers stored by accident (`max_length`, `truncation_strategy`, `stride`): padding and
-    truncation come from the call only. Raises ValueError for values of the wrong type and for `do_basic_tokenize=false` and
-    `never_split`, which change the ids and which this tokenizer does not implement.
+    are returned among the others and written back on saving; they have no effect. That is also true of call settings
+    that old versions of transformers stored by accident (`max_length`, `truncation_strategy`, `stride`): padding and
+    truncation come from the call only. Raises ValueError for values of the wrong type and for `do_basic_tokenize=false`
+    and `never_split`, which change the ids and which this tokenizer does not implement.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path)
