@@ -36,7 +36,9 @@ def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
         ValueError: empty, or an id out of range (the message names its position).
     """
     if not isinstance(ids, Tensor):
-        raise TypeError(f"{name} is a {type(ids).__name__}; expected an integer tensor (torch.tensor(ids), or return_tensors='pt').")
+        raise TypeError(
+            f"{name} is a {type(ids).__name__}; expected an integer tensor (torch.tensor(ids), or return_tensors='pt')."
+        )
     if ids.dtype not in _INTEGERS:
         raise TypeError(f"{name} has dtype {ids.dtype}; expected token ids as torch.int64 or torch.int32.")
     if ids.dim() != 2:
@@ -56,21 +58,21 @@ def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
         )
 
 
-def check_embeds(inputs_embeds: Tensor, hidden_size: int) -> None:
-    """`inputs_embeds` is a floating-point `[B, T, C]`.
+def check_embeds(embeds: Tensor, hidden_size: int, name: str = "inputs_embeds") -> None:
+    """A floating-point `[B, T, C]`.
 
     Raises:
         TypeError: not a floating-point tensor.
         ValueError: wrong shape or empty.
     """
-    if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
-        raise TypeError("inputs_embeds is not a floating-point tensor; expected [batch, positions, hidden_size].")
-    if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != hidden_size:
+    if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
+        raise TypeError(f"{name} is not a floating-point tensor; expected [batch, positions, hidden_size].")
+    if embeds.dim() != 3 or embeds.shape[-1] != hidden_size:
         raise ValueError(
-            f"inputs_embeds has shape {list(inputs_embeds.shape)}; expected [batch, positions, hidden_size = {hidden_size}]."
+            f"{name} has shape {list(embeds.shape)}; expected [batch, positions, hidden_size = {hidden_size}]."
         )
-    if not tracing() and inputs_embeds.numel() == 0:
-        raise ValueError(f"inputs_embeds is empty, shape {list(inputs_embeds.shape)}: there is nothing to compute.")
+    if not tracing() and embeds.numel() == 0:
+        raise ValueError(f"{name} is empty, shape {list(embeds.shape)}: there is nothing to compute.")
 
 
 def check_length(length: int, maximum: int, name: str, what: str = "max_position_embeddings", past: int = 0) -> None:

@@ -107,7 +107,9 @@ def is_activation(value: Any) -> bool:
 
 
 def activation(default: str) -> Any:
-    return ruled(default, "the name of an implemented activation (minitf.activations.ACT2FN) or a function", is_activation)
+    return ruled(
+        default, "the name of an implemented activation (minitf.activations.ACT2FN) or a function", is_activation
+    )
 
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -152,7 +154,9 @@ class PretrainedConfig(metaclass=StrictKeywords):
     attribute_map: ClassVar[dict[str, str]] = {}
     """Other name -> field. The aliases work for reading, setting and as constructor keywords."""
 
-    architectures: list[str] | None = ruled(None, "a list of class names, or None", lambda v: v is None or is_string_list(v))
+    architectures: list[str] | None = ruled(
+        None, "a list of class names, or None", lambda v: v is None or is_string_list(v)
+    )
     dtype: str | None = one_of(None, None, *DTYPES)
     output_hidden_states: bool = flag(False)
     output_attentions: bool = flag(False)
@@ -160,7 +164,9 @@ class PretrainedConfig(metaclass=StrictKeywords):
     tie_word_embeddings: bool = flag(True)
     chunk_size_feed_forward: int = not_negative(0)
     pruned_heads: dict[int, list[int]] = ruled(
-        {}, "a dictionary {layer: [heads]}", lambda v: isinstance(v, dict) and all(isinstance(h, list) for h in v.values())
+        {},
+        "a dictionary {layer: [heads]}",
+        lambda v: isinstance(v, dict) and all(isinstance(h, list) for h in v.values()),
     )
     id2label: dict[int, str] = ruled(
         {0: "LABEL_0", 1: "LABEL_1"},
@@ -182,6 +188,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
         "tie_encoder_decoder": (False, "tying an encoder to a decoder is not implemented"),
     }
     """Known key -> (the only value that is implemented, why any other is refused)."""
+    _PROVENANCE: ClassVar[tuple[str, ...]] = ("_name_or_path", "transformers_version", "_commit_hash")
     _NOT_IN_JSON: ClassVar[tuple[str, ...]] = ("attn_implementation",)
 
     def __post_init__(self) -> None:
@@ -215,11 +222,13 @@ class PretrainedConfig(metaclass=StrictKeywords):
         name = self._aliases().get(name, name)
         field = self._fields().get(name)
         if field is None:
-            if name in self.__dict__.get("_unknown", {}):
-                self._unknown[name] = value
+            if name in self._kept:
+                self._kept[name] = value
                 return
             if not name.startswith("_") and not isinstance(getattr(type(self), name, None), property):
-                raise AttributeError(f"{type(self).__name__} has no setting {name!r}{nearest_name(name, self._fields())}")
+                raise AttributeError(
+                    f"{type(self).__name__} has no setting {name!r}{nearest_name(name, self._fields())}"
+                )
             object.__setattr__(self, name, value)
             return
         if name == "dtype" and value is not None:
@@ -235,9 +244,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
         field = type(self)._aliases().get(name)
         if field is not None:
             return getattr(self, field)
-        unknown = self.__dict__.get("_unknown", {})
-        if name in unknown:
-            return unknown[name]
+        if name != "_kept" and name in self._kept:
+            return self._kept[name]
         raise AttributeError(f"{type(self).__name__} has no setting {name!r}{nearest_name(name, self._fields())}")
 
     def validate(self) -> None:
@@ -279,13 +287,21 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
     @property
     def unknown_keys(self) -> dict[str, Any]:
-        """Keys of `config.json` that minitf does not know: kept, written back, and without any effect."""
-        return dict(self.__dict__.get("_unknown", {}))
+        """Keys of `config.json` that minitf does not know: kept, written back, and without any effect.
+
+        Keys that only say where the file comes from (`_name_or_path`, `transformers_version`) are kept but not listed.
+        """
+        return {key: value for key, value in self._kept.items() if key not in self._PROVENANCE}
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        kept: dict[str, Any] = self.__dict__.get("_unknown", {})
+        return kept
 
     def to_dict(self) -> dict[str, Any]:
         """All keys as plain values, unknown ones included, `model_type` first; a deep copy."""
         known = {name: getattr(self, name) for name in self._fields() if name not in self._NOT_IN_JSON}
-        return copy.deepcopy({"model_type": self.model_type, **known, **self.unknown_keys})
+        return copy.deepcopy({"model_type": self.model_type, **known, **self._kept})
 
     def to_json_string(self) -> str:
         """The text of `config.json`: every key, also those with default values, sorted, `torch_dtype` for dtype.
@@ -319,7 +335,9 @@ class PretrainedConfig(metaclass=StrictKeywords):
         self.to_json_file(folder / CONFIG_NAME)
 
     @classmethod
-    def from_dict(cls: type[Config], values: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any) -> Config:
+    def from_dict(
+        cls: type[Config], values: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any
+    ) -> Config:
         """A configuration from the contents of a `config.json`; `overrides` are settings as in the constructor.
 
         Raises:
@@ -371,7 +389,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
     @classmethod
     def get_config_dict(
         cls,
-        name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
@@ -379,13 +397,13 @@ class PretrainedConfig(metaclass=StrictKeywords):
         token: str | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """`(contents of config.json, {})`, as in transformers, where the second part held unused keywords."""
-        path = _config_file(name_or_path, cache_dir, revision, local_files_only, token)
+        path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
         return _read_json(path), {}
 
     @classmethod
     def from_pretrained(
         cls: type[Config],
-        name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
@@ -396,7 +414,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
         """Read a configuration from a folder, a JSON file or a model name; `overrides` replace single keys.
 
         Args:
-            name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the Hugging Face hub
+            pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the Hugging Face hub
                 (looked for in the local cache first).
             cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
             **overrides: settings as in the constructor, e.g. `num_hidden_layers=10`.
@@ -406,7 +424,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
             ValueError: not JSON, or a value that is refused.
             TypeError: an unknown override.
         """
-        path = _config_file(name_or_path, cache_dir, revision, local_files_only, token)
+        path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
         return cls.from_dict(_read_json(path), source=str(path), **overrides)
 
     # -- Python's protocols ----------------------------------------------------------------------------------------
@@ -467,7 +485,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}; expected an object with the configuration's keys.")
+        raise ValueError(
+            f"{path} holds a JSON {type(values).__name__}; expected an object with the configuration's keys."
+        )
     return values
 
 

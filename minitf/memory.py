@@ -32,7 +32,9 @@ def apply_chunking_to_forward(
         raise ValueError("apply_chunking_to_forward needs at least one tensor.")
     lengths = {tensor.shape[chunk_dim] for tensor in inputs}
     if len(lengths) > 1:
-        raise ValueError(f"apply_chunking_to_forward: the inputs have lengths {sorted(lengths)} along dimension {chunk_dim}.")
+        raise ValueError(
+            f"apply_chunking_to_forward: the inputs have lengths {sorted(lengths)} along dimension {chunk_dim}."
+        )
     if chunk_size <= 0:
         return forward(*inputs)
     pieces = zip(*(tensor.split(chunk_size, dim=chunk_dim) for tensor in inputs), strict=True)

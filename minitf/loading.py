@@ -1,0 +1,319 @@
+"""From a checkpoint to a model: `PreTrainedModel.from_pretrained`, step by step.
+
+1. a name becomes a folder, the folder a configuration and a list of tensors (only headers are read)
+2. the model is built on the meta device: the whole tree, no memory
+3. every name of the file is matched with a parameter; whatever does not fit is reported before anything is read
+4. each tensor is read once, straight into memory that the model owns
+5. parameters that the file does not hold are newly initialised, if the rules of `strict` allow it, and named
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from minitf.config import CONFIG_NAME, PretrainedConfig
+from weights_tools.files import Checkpoint, open_checkpoint
+from weights_tools.hub import resolve
+from weights_tools.mapping import Plan, plan
+from weights_tools.report import LoadReport, fold
+
+if TYPE_CHECKING:
+    from minitf.pretrained import PreTrainedModel
+
+__all__ = ["LoadError", "load_pretrained"]
+
+logger = logging.getLogger("minitf.loading")
+
+
+class LoadError(RuntimeError):
+    """The checkpoint does not fit the model. The message is the reason and the folded report; `report` is the object."""
+
+    def __init__(self, reason: str, report: LoadReport) -> None:
+        super().__init__(f"{reason}\n{report}")
+        self.report = report
+
+
+def load_pretrained(
+    model_class: type[Any],
+    name_or_path: str | os.PathLike[str],
+    *,
+    config: PretrainedConfig | str | os.PathLike[str] | None,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    strict: bool | str,
+    ignore_mismatched_sizes: bool,
+    mmap: bool,
+    hub: Mapping[str, Any],
+    settings: dict[str, Any],
+) -> Any:
+    """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
+    if strict not in ("auto", True, False):
+        raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
+    path = resolve(name_or_path, **hub)
+    for_config, for_model = split_settings(model_class, settings)
+    if attn_implementation is not None:
+        for_config["attn_implementation"] = attn_implementation
+    config = resolve_config(model_class, path, config, hub, for_config)
+    with open_checkpoint(path) as checkpoint:
+        too_many_layers(model_class, config, checkpoint)
+        config.dtype = str(choose_dtype(dtype, config, checkpoint)).removeprefix("torch.")
+        with torch.device("meta"):
+            model: PreTrainedModel = model_class(config, **for_model)
+        ties = dict(model.tied_weights) if config.tie_word_embeddings else {}
+        parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
+        matched = plan(
+            checkpoint,
+            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+            base_prefix=model.base_model_prefix,
+            other_heads=[part + "{rest}" for part in (*model.head_parts, *model.fresh_parts)],
+            aliases=ties,
+            model_name=model_class.__name__,
+        )
+        report = make_report(path, checkpoint, matched, config)
+        judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
+        same_values(checkpoint, matched)
+        read_parameters(model, checkpoint, matched, report, mmap)
+    make_fresh(model, parameters, matched)
+    model.tie_weights()
+    model.load_report = report
+    return model.eval()
+
+
+def split_settings(model_class: type[Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keywords of `from_pretrained` that are keys of the configuration, and those that are the constructor's.
+
+    Raises:
+        TypeError: a keyword that is neither; the message names the nearest one.
+    """
+    from minitf.pretrained import unknown_setting
+
+    config_class = model_class.config_class
+    keys = {*config_class._fields(), *config_class._aliases(), "num_labels"}
+    arguments = set(inspect.signature(model_class.__init__).parameters) - {"self", "config"}
+    for name in settings:
+        if name not in keys | arguments:
+            loading = inspect.signature(model_class.from_pretrained).parameters
+            raise unknown_setting(model_class, name, sorted(keys | arguments | set(loading) - {"settings"}))
+    return (
+        {name: value for name, value in settings.items() if name in keys},
+        {name: value for name, value in settings.items() if name not in keys},
+    )
+
+
+def resolve_config(
+    model_class: type[Any],
+    path: Path,
+    config: PretrainedConfig | str | os.PathLike[str] | None,
+    hub: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> PretrainedConfig:
+    """The configuration to build with: a copy of the given one, or the `config.json` beside the weights."""
+    if isinstance(config, PretrainedConfig):
+        config = copy.deepcopy(config)
+        for name, value in settings.items():
+            setattr(config, name, value)
+        return config
+    if config is None:
+        folder = path if path.is_dir() else path.parent
+        if not (folder / CONFIG_NAME).is_file() and path.is_file():
+            raise FileNotFoundError(
+                f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a JSON file."
+            )
+        config = folder
+    loaded: PretrainedConfig = model_class.config_class.from_pretrained(config, **hub, **settings)
+    return loaded
+
+
+def too_many_layers(model_class: type[Any], config: PretrainedConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a layer count that the file cannot hold before such a model is built: each layer has at least one tensor.
+
+    Raises:
+        LoadError: the configuration counts more layers than the file has tensors.
+    """
+    key = model_class.layers_rule[1]
+    if key and getattr(config, key) > len(checkpoint):
+        report = LoadReport(checkpoint=str(checkpoint.path))
+        raise LoadError(
+            f"the configuration has {key} = {getattr(config, key)}, but the file holds only {len(checkpoint)} tensors.",
+            report,
+        )
+
+
+def choose_dtype(dtype: torch.dtype | str | None, config: PretrainedConfig, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype asked for; by default that of the configuration, else of the first floating-point tensor.
+
+    Raises:
+        ValueError: not a floating-point dtype.
+    """
+    if dtype is None or dtype == "auto":
+        if config.dtype is not None:
+            return named_dtype(config.dtype)
+        floating = (checkpoint[name].dtype for name in checkpoint if checkpoint[name].dtype.is_floating_point)
+        return next(floating, torch.float32)
+    return named_dtype(dtype)
+
+
+def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    found = getattr(torch, name, None)
+    if found not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype = {dtype!r}: expected float32, float64, float16, bfloat16 or 'auto'.")
+    assert isinstance(found, torch.dtype)
+    return found
+
+
+def make_report(path: Path, checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig) -> LoadReport:
+    """Everything there is to say about the match, before it is judged."""
+    notes = [*checkpoint.notes, *([matched.prefix_note] if matched.prefix_note else [])]
+    return LoadReport(
+        checkpoint=str(path),
+        files=[str(file) for file in checkpoint.files],
+        format=checkpoint.format,
+        dialect=matched.dialect,
+        renamed=list(matched.renamed),
+        dropped=list(matched.dropped),
+        missing=list(matched.missing),
+        unexpected=list(matched.unexpected),
+        misshapen=list(matched.misshapen),
+        config_unknown=config.unknown_keys,
+        notes=notes,
+    )
+
+
+def judge(
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    checkpoint: Checkpoint,
+    matched: Plan,
+    report: LoadReport,
+    strict: bool | str,
+    ignore_mismatched_sizes: bool,
+) -> None:
+    """Apply the rules of `strict`; log one line about what is newly initialised or left out.
+
+    Raises:
+        LoadError: the file does not fit by these rules.
+    """
+    name = type(model).__name__
+    if matched.fits == 0:
+        raise LoadError(f"no tensor of this file fits {name}: it is a checkpoint of something else.", report)
+    integers = [t for t, source in matched.sources.items() if not checkpoint[source.name].dtype.is_floating_point]
+    if integers:
+        raise LoadError(f"{fold(integers)[0]} is stored as integers; weights are floating point.", report)
+    misshapen_trunk = [entry for entry in matched.misshapen if in_trunk(model, entry[0])]
+    if misshapen_trunk or (matched.misshapen and not ignore_mismatched_sizes):
+        raise LoadError(explain_shapes(model, config, matched, misshapen_trunk), report)
+    missing_trunk = [target for target in matched.missing if in_trunk(model, target)]
+    lines = []
+    if matched.unexpected:
+        lines.append(
+            f"{len(matched.unexpected)} names in the file are not explained: {'; '.join(fold(matched.unexpected))}"
+        )
+    if missing_trunk:
+        lines.append(f"{len(missing_trunk)} weights are missing in the file: {'; '.join(fold(missing_trunk))}")
+    if lines and strict is not False:
+        raise LoadError(f"{name} cannot be loaded: " + ". ".join(lines) + layer_hint(model, config, matched), report)
+    fresh = [*matched.missing, *(target for target, _, _ in matched.misshapen)]
+    if fresh and strict is True:
+        raise LoadError(f"strict=True, but the file does not hold {', '.join(fold(fresh))}.", report)
+    if matched.unexpected:
+        logger.warning("%s: left out, because no rule explains them: %s", name, "; ".join(fold(matched.unexpected)))
+    if fresh:
+        logger.warning(
+            "%s: %s newly initialised: train before use.", name, ", ".join(fresh if len(fresh) < 9 else fold(fresh))
+        )
+
+
+def in_trunk(model: PreTrainedModel, target: str) -> bool:
+    """Whether a parameter belongs to the trunk, which a checkpoint must hold, and not to a head."""
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    inner = target.removeprefix(prefix)
+    return target.startswith(prefix) and not inner.startswith(model.fresh_parts)
+
+
+def explain_shapes(
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    matched: Plan,
+    trunk: list[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """The first misfit in the words of the configuration, if one of `size_rules` names it."""
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    for target, on_disk, _ in trunk:
+        keys = model.size_rules.get(target.removeprefix(prefix), ())
+        for key, size in zip(keys, on_disk, strict=False):
+            if getattr(config, key) != size:
+                return (
+                    f"the configuration has {key} = {getattr(config, key)}, but {target} in the file has the shape "
+                    f"{list(on_disk)}: expected {key} = {size}."
+                )
+    target, on_disk, expected = (trunk or matched.misshapen)[0]
+    hint = "" if trunk else " (ignore_mismatched_sizes=True initialises it anew)"
+    return f"{target} has the shape {list(on_disk)} in the file and {list(expected)} in the model{hint}."
+
+
+def layer_hint(model: PreTrainedModel, config: PretrainedConfig, matched: Plan) -> str:
+    """What to do if only the number of layers differs."""
+    layer, key = model.layers_rule
+    start = layer.partition("{}")[0]
+    if key and any(start in name for name in (*matched.unexpected, *matched.missing)):
+        return (
+            f". The configuration has {key} = {getattr(config, key)}: if fewer layers are wanted, pass strict=False, which "
+            "leaves the others out."
+        )
+    return "."
+
+
+def same_values(checkpoint: Checkpoint, matched: Plan) -> None:
+    """Two names of one tied parameter must hold the same bits, or one of them would be lost without a word.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for alias, canonical in matched.duplicates:
+        if not torch.equal(checkpoint.read(alias), checkpoint.read(canonical)):
+            raise ValueError(
+                f"{checkpoint.path}: {alias} and {canonical} hold different values, but the configuration ties them. "
+                "Load with tie_word_embeddings=False to keep both."
+            )
+
+
+def read_parameters(
+    model: PreTrainedModel, checkpoint: Checkpoint, matched: Plan, report: LoadReport, mmap: bool
+) -> None:
+    """Replace the parameters on the meta device by the tensors of the file."""
+    dtype = named_dtype(model.config.dtype)
+    for target, (source, op) in matched.sources.items():
+        stored = checkpoint[source].dtype
+        if stored != dtype:
+            report.converted.append((target, str(stored).removeprefix("torch."), model.config.dtype))
+        if mmap and stored != dtype:
+            raise ValueError(
+                f"mmap=True shares the file's own memory, which holds {stored}, but the model's dtype is {dtype}: "
+                f"pass dtype={str(stored).removeprefix('torch.')!r} or mmap=False."
+            )
+        tensor = checkpoint.read_mapped(source) if mmap else checkpoint.read(source, dtype=dtype)
+        set_parameter(model, target, op.apply(tensor))
+
+
+def make_fresh(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], matched: Plan) -> None:
+    """Memory and fresh values for what the file does not hold, in the order of the module tree."""
+    fresh = {*matched.missing, *(target for target, _, _ in matched.misshapen)}
+    dtype = named_dtype(model.config.dtype)
+    for name in fresh:
+        set_parameter(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device="cpu"))
+    model._fill(model, fresh)
+
+
+def set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor))

@@ -1,0 +1,457 @@
+"""PreTrainedModel: what every model class does besides computing. Initialise, tie, resize, prune, load, save.
+
+It knows no architecture: a model class declares the few facts that differ (`config_class`, `base_model_prefix`,
+`size_rules`, `init_rules`, `tied_weights`) as data, and the code here follows them. How a checkpoint becomes a model
+stands in `minitf.loading`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from minitf import masks
+from minitf.config import PretrainedConfig, nearest_name
+
+if TYPE_CHECKING:
+    from minitf.outputs import ModelOutput
+    from weights_tools.report import LoadReport
+
+__all__ = ["InitRule", "PreTrainedModel", "keep_heads"]
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Initialisation: one table
+
+
+InitRule = tuple[type[nn.Module], str, Callable[[nn.Module, Tensor, PretrainedConfig], None]]
+"""(type of module, name of its parameter, what fills it)."""
+
+
+def normal(module: nn.Module, parameter: Tensor, config: Any) -> None:
+    """Gaussian around 0 with the standard deviation `initializer_range` (0.02 in both papers' code)."""
+    parameter.normal_(mean=0.0, std=config.initializer_range)
+
+
+def normal_without_padding(module: nn.Module, parameter: Tensor, config: Any) -> None:
+    """As `normal`, but the row of the padding token is 0."""
+    normal(module, parameter, config)
+    padding_idx = getattr(module, "padding_idx", None)
+    if padding_idx is not None:
+        parameter[padding_idx].zero_()
+
+
+def zeros(module: nn.Module, parameter: Tensor, config: Any) -> None:
+    parameter.zero_()
+
+
+def ones(module: nn.Module, parameter: Tensor, config: Any) -> None:
+    parameter.fill_(1.0)
+
+
+INIT_RULES: tuple[InitRule, ...] = (
+    (nn.Linear, "weight", normal),
+    (nn.Linear, "bias", zeros),
+    (nn.Embedding, "weight", normal_without_padding),
+    (nn.LayerNorm, "weight", ones),
+    (nn.LayerNorm, "bias", zeros),
+)
+"""How fresh parameters are filled. Modules are visited children first, in the order of the module tree, and torch's own
+defaults have been drawn before, while the modules were built: in this order the same seed gives transformers' weights."""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The base class
+
+
+class PreTrainedModel(nn.Module):
+    """Base of all models; see the head of this file.
+
+    Args:
+        config: an instance of the class's `config_class`; the model keeps a reference, so switches such as
+            `model.config.output_attentions = True` act on the next call.
+
+    Raises:
+        TypeError: another kind of configuration.
+        ValueError: the configuration contradicts itself.
+    """
+
+    config_class: ClassVar[type[PretrainedConfig]] = PretrainedConfig
+    base_model_prefix: ClassVar[str] = ""
+    """Name under which a head class holds its trunk, e.g. "bert"."""
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    init_rules: ClassVar[tuple[InitRule, ...]] = INIT_RULES
+    size_rules: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Tensor of the trunk -> the configuration keys that give its shape: for errors in the words of the configuration."""
+    layers_rule: ClassVar[tuple[str, str]] = ("", "")
+    """(name of layer {} in the trunk, the configuration key that counts the layers)."""
+    fresh_parts: ClassVar[tuple[str, ...]] = ()
+    """Parts of the trunk that a checkpoint may lack; they are then newly initialised and named."""
+    head_parts: ClassVar[tuple[str, ...]] = ()
+    """Where this family's task heads live: such weights may stay unused by a class without that head."""
+    tied_weights: ClassVar[dict[str, str]] = {}
+    """Parameter -> the parameter that it shares, if `config.tie_word_embeddings`."""
+
+    load_report: LoadReport | None = None
+    """What `from_pretrained` read, renamed, dropped and newly initialised; None for a model built from a configuration."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise TypeError(
+                f"{type(self).__name__} needs a {self.config_class.__name__}, and got a {type(config).__name__}"
+                + (
+                    f": use {type(self).__name__}.from_pretrained({str(config)!r})."
+                    if isinstance(config, (str, Path))
+                    else "."
+                )
+            )
+        config.validate()
+        self.config: Any = config
+
+    def post_init(self) -> None:
+        """The end of every model's constructor: fresh weights and ties, and the heads that the configuration prunes."""
+        self.init_weights()
+        if self.base_model is self and self.config.pruned_heads:
+            self._cut_heads(self.config.pruned_heads)
+
+    def init_weights(self) -> None:
+        """Fill all parameters by `init_rules`, then tie. A trunk inside a head class has filled its own already."""
+        if self.device.type != "meta":
+            self._fill(self, None)
+        self.tie_weights()
+
+    @torch.no_grad()
+    def _fill(self, module: nn.Module, only: set[str] | None, path: str = "") -> None:
+        """Apply the table to `module`, children first; `only` restricts it to these parameter names."""
+        for name, child in module.named_children():
+            if only is None and isinstance(child, PreTrainedModel):
+                continue
+            self._fill(child, only, f"{path}{name}.")
+        for name, parameter in module.named_parameters(recurse=False):
+            if only is not None and path + name not in only:
+                continue
+            for module_type, parameter_name, fill in self.init_rules:
+                if isinstance(module, module_type) and name == parameter_name:
+                    fill(module, parameter, self.config)
+
+    # -- the tree --------------------------------------------------------------------------------------------------
+
+    @property
+    def base_model(self) -> Any:
+        """The trunk: the submodule named `base_model_prefix`, or the model itself if it is the trunk."""
+        return getattr(self, self.base_model_prefix, self)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters (of the first, should they differ)."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the parameters (of the first floating-point one, should they differ)."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    def num_parameters(self, *, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Number of parameters; shared ones count once.
+
+        Args:
+            only_trainable: leave out those with `requires_grad = False`.
+            exclude_embeddings: leave out the weights of all `nn.Embedding` modules.
+        """
+        embeddings = (
+            {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        )
+        return sum(
+            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in embeddings
+        )
+
+    def get_memory_footprint(self) -> int:
+        """Bytes of all parameters and buffers; shared ones count once."""
+        return sum(t.numel() * t.element_size() for t in [*self.parameters(), *self.buffers()])
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The module that turns token ids into vectors."""
+        embeddings: nn.Embedding = self.base_model.get_input_embeddings()
+        return embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the module that turns token ids into vectors; tied parts follow."""
+        self.base_model.set_input_embeddings(value)
+        self.tie_weights()
+
+    def __repr__(self) -> str:
+        # one line instead of torch's tree of some hundred; a submodule still prints as a tree: print(model.encoder)
+        layers = getattr(self.config, self.layers_rule[1], "?")
+        return (
+            f"{type(self).__name__}({layers} layers, {self.num_parameters():,} parameters, "
+            f"{str(self.dtype).removeprefix('torch.')}, {self.device})"
+        )
+
+    # -- ties ------------------------------------------------------------------------------------------------------
+
+    def tie_weights(self) -> None:
+        """Let every parameter of `tied_weights` be the parameter that it shares."""
+        if not self.config.tie_word_embeddings:
+            return
+        for target, source in self.tied_weights.items():
+            owner, _, name = target.rpartition(".")
+            setattr(self.get_submodule(owner), name, self.get_parameter(source))
+
+    # -- heads -----------------------------------------------------------------------------------------------------
+
+    def attention_modules(self, layer: int) -> list[Any]:
+        """The attention modules of a layer that pruning cuts; each architecture says which."""
+        raise NotImplementedError(f"{type(self).__name__} does not say where its attention modules are.")
+
+    def get_head_mask(
+        self, head_mask: Tensor | None, num_hidden_layers: int, *, batch: int | None = None
+    ) -> list[Tensor | None] | None:
+        """A head mask of any accepted shape as one factor for each layer, broadcastable to `[B, H, T, S]`.
+
+        Args:
+            head_mask: `[H]` (every layer), `[L, H]`, `[B, L, H]`, or the classic five-dimensional
+                `[L, 1 or B, H, 1 or T, 1 or S]`; floating point.
+            num_hidden_layers: L.
+            batch: B, to check `[B, L, H]`.
+
+        Raises:
+            TypeError: not a floating-point tensor. ValueError: another shape.
+        """
+        if head_mask is None:
+            return None
+        if not isinstance(head_mask, Tensor) or not head_mask.is_floating_point():
+            raise TypeError(
+                "head_mask is not a floating-point tensor; expected a factor for each head, 1.0 = unchanged."
+            )
+        layers, heads = num_hidden_layers, self.config.num_attention_heads
+        shape = tuple(head_mask.shape)
+        head_mask = head_mask.to(self.dtype)
+        if shape == (heads,):
+            return [head_mask[None, :, None, None]] * layers  # [1, H, 1, 1]
+        if shape == (layers, heads):
+            return [row[None, :, None, None] for row in head_mask]  # [1, H, 1, 1]
+        if len(shape) == 3 and shape[1:] == (layers, heads) and (batch is None or shape[0] == batch):
+            return [head_mask[:, layer, :, None, None] for layer in range(layers)]  # [B, H, 1, 1]
+        if len(shape) == 5 and shape[0] == layers and shape[2] == heads:
+            return list(head_mask)  # [1 or B, H, 1 or T, 1 or S]
+        raise ValueError(
+            f"head_mask has shape {list(shape)}; expected [{heads}], [{layers}, {heads}] or "
+            f"[{'batch' if batch is None else batch}, {layers}, {heads}] (heads; layers, heads; batch, layers, heads)."
+        )
+
+    def prune_heads(self, heads_to_prune: Mapping[int, Sequence[int]]) -> None:
+        """Remove attention heads for good: their rows and columns leave the matrices.
+
+        Args:
+            heads_to_prune: `{layer: [heads]}` in the numbers of the unpruned model; layers and heads may be negative,
+                counted from the end. Calls add up, and all heads of a layer may go (then only its biases are left).
+
+        `config.pruned_heads` records all pruned heads and is applied again when the saved model is loaded.
+
+        Raises:
+            ValueError: a layer or head that does not exist.
+        """
+        layers = getattr(self.config, self.layers_rule[1])
+        heads = self.config.num_attention_heads
+        wanted: dict[int, set[int]] = {}
+        for layer, numbers in heads_to_prune.items():
+            for kind, number, count in (("layer", layer, layers), *(("head", n, heads) for n in numbers)):
+                if not -count <= number < count:
+                    raise ValueError(f"prune_heads: {kind} {number} does not exist; this model has {count} {kind}s.")
+            wanted.setdefault(layer % layers, set()).update(n % heads for n in numbers)
+        self._cut_heads(wanted)
+        merged = {layer: set(numbers) for layer, numbers in self.config.pruned_heads.items()}
+        for layer, numbers in wanted.items():
+            merged[layer] = merged.get(layer, set()) | numbers
+        self.config.pruned_heads = {layer: sorted(merged[layer]) for layer in sorted(merged) if merged[layer]}
+
+    def _cut_heads(self, heads: Mapping[int, Any]) -> None:
+        for layer, numbers in heads.items():
+            for attention in self.attention_modules(layer):
+                attention.prune_heads(set(numbers))
+
+    # -- masks, by the classic names -------------------------------------------------------------------------------
+
+    def get_extended_attention_mask(self, attention_mask: Tensor, input_shape: Sequence[int]) -> Tensor:
+        """The classic additive mask `[B, 1, 1 or T, S]`: 0 where allowed, `finfo(dtype).min` where not; causal in a decoder.
+
+        For code written against transformers 4.x; the models here build a boolean mask instead (`minitf.masks`).
+
+        Args:
+            attention_mask: `[B, S]` or `[B, T, S]`, 1 = token.
+            input_shape: (B, T).
+        """
+        if attention_mask.dim() not in (2, 3):
+            raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}; expected [B, S] or [B, T, S].")
+        mask = masks.broadcastable(attention_mask.to(torch.bool))
+        assert mask is not None
+        if attention_mask.dim() == 2 and getattr(self.config, "is_decoder", False):
+            mask = mask & masks.causal(input_shape[1], attention_mask.shape[1], attention_mask.device)
+        return masks.additive(mask, self.dtype)
+
+    def invert_attention_mask(self, encoder_attention_mask: Tensor) -> Tensor:
+        """The classic additive form of an encoder's padding mask: `[B, S]` or `[B, T, S]` -> `[B, 1, 1 or T, S]`."""
+        mask = masks.broadcastable(encoder_attention_mask.to(torch.bool))
+        assert mask is not None
+        return masks.additive(mask, self.dtype)
+
+    # -- memory ----------------------------------------------------------------------------------------------------
+
+    def gradient_checkpointing_enable(self) -> None:
+        """From now on recompute each layer's activations in the backward pass instead of storing them (training mode only)."""
+        self._set_gradient_checkpointing(True)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Store activations again."""
+        self._set_gradient_checkpointing(False)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether any part of the model recomputes its activations."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+    def _set_gradient_checkpointing(self, value: bool) -> None:
+        parts: list[Any] = [module for module in self.modules() if hasattr(module, "gradient_checkpointing")]
+        for module in parts:
+            module.gradient_checkpointing = value
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
+        """The output object, or its plain tuple if `return_dict` (or the configuration) says so."""
+        if return_dict is None:
+            return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
+        return output if return_dict else output.to_tuple()
+
+    # -- disk ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        config: PretrainedConfig | str | os.PathLike[str] | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        strict: bool | str = "auto",
+        ignore_mismatched_sizes: bool = False,
+        mmap: bool = False,
+        output_loading_info: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str = "main",
+        local_files_only: bool = False,
+        token: str | None = None,
+        **settings: Any,
+    ) -> Any:
+        """A model with the weights of a checkpoint, in `eval()` mode, with `model.load_report`.
+
+        Args:
+            pretrained_model_name_or_path: a folder, one weights file, or a name on the Hugging Face hub.
+            config: a configuration object (copied) or a path to one; None = `config.json` beside the weights.
+            dtype, torch_dtype: a dtype or its name; None or "auto" = what `config.json` names, else what the file holds.
+            attn_implementation: "sdpa" (default), "eager" or a registered name.
+            strict: "auto" = every weight of the trunk must be there and every key of the file must be explained; a task
+                head that the file does not hold is newly initialised and named in one line. True = nothing may be
+                newly initialised. False = load what fits, and say what did not.
+            ignore_mismatched_sizes: initialise *heads* of another shape anew (another number of labels, say).
+            mmap: let parameters share the pages of the mapped file instead of memory of their own: faster to load,
+                but the file must not change while the model lives. safetensors only, without a change of dtype.
+            output_loading_info: return `(model, {"missing_keys": ..., "unexpected_keys": ..., "mismatched_keys": ...})`.
+            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            **settings: keys of the configuration to replace (`num_labels=5`), or arguments of the model's constructor.
+
+        Raises:
+            FileNotFoundError: no such folder, or no weights in it. ValueError: a broken or hostile file, a bad value.
+            RuntimeError: the weights do not fit the model; the message is the folded report.
+            TypeError: an unknown setting.
+        """
+        from minitf.loading import load_pretrained
+
+        if dtype is not None and torch_dtype is not None:
+            raise TypeError("dtype and torch_dtype are two names of one argument: give one.")
+        model = load_pretrained(
+            cls,
+            pretrained_model_name_or_path,
+            config=config,
+            dtype=dtype if dtype is not None else torch_dtype,
+            attn_implementation=attn_implementation,
+            strict=strict,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            mmap=mmap,
+            hub={"cache_dir": cache_dir, "revision": revision, "local_files_only": local_files_only, "token": token},
+            settings=settings,
+        )
+        if not output_loading_info:
+            return model
+        report = model.load_report
+        assert report is not None
+        return model, {
+            "missing_keys": list(report.missing),
+            "unexpected_keys": list(report.unexpected),
+            "mismatched_keys": list(report.misshapen),
+        }
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+    ) -> None:
+        """Write `config.json` and the weights into a folder, which is made if need be. All or nothing.
+
+        The files open in transformers by the same class name. A parameter that is shared is stored once.
+
+        Args:
+            save_directory: the folder.
+            max_shard_size: bytes, or "5GB" (10^9), "50KiB" (2^10); larger models are written in several files.
+            safe_serialization: False writes `pytorch_model.bin` instead of safetensors.
+        """
+        from weights_tools.files import save_checkpoint
+
+        config = copy.deepcopy(self.config)
+        config.architectures = [type(self).__name__]
+        config.dtype = str(self.dtype)
+        folder = Path(save_directory)
+        text = config.to_json_string()  # fails, if it does, before anything is written
+        del text
+        config.save_pretrained(folder)
+        shared = set(self.tied_weights) if self.config.tie_word_embeddings else set()
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in shared}
+        save_checkpoint(
+            folder,
+            tensors,
+            max_shard_size=max_shard_size,
+            metadata={"format": "pt"},
+            format="safetensors" if safe_serialization else "pytorch",
+        )
+
+
+def keep_heads(layer: nn.Linear, kept: Sequence[int], head_size: int, *, dim: int) -> nn.Linear:
+    """A smaller Linear with only the rows (`dim=0`) or columns (`dim=1`) of the kept heads; the bias follows the rows."""
+    columns = [head * head_size + i for head in kept for i in range(head_size)]
+    index = torch.tensor(columns, dtype=torch.long, device=layer.weight.device)
+    with torch.no_grad():
+        weight = layer.weight.index_select(dim, index)
+        bias = layer.bias if layer.bias is None or dim == 1 else layer.bias.index_select(0, index)
+        smaller = nn.Linear(1, 1, bias=bias is not None, device="meta")  # its size is set by the parameters below
+        smaller.out_features, smaller.in_features = weight.shape
+        smaller.weight = nn.Parameter(weight.clone(), requires_grad=layer.weight.requires_grad)
+        if bias is not None:
+            smaller.bias = nn.Parameter(bias.detach().clone(), requires_grad=layer.bias.requires_grad)
+    return smaller.train(layer.training)
+
+
+def unknown_setting(model_class: type, name: str, known: Sequence[str]) -> TypeError:
+    """The error for a keyword that neither the configuration nor the constructor knows."""
+    return TypeError(f"{model_class.__name__}.from_pretrained has no setting {name!r}{nearest_name(name, known)}")
