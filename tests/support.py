@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -19,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def shared_data(*parts: str) -> Path:
     """A path below the folder of real files made by others; skips the test where that folder is absent."""
+    import pytest  # here, because tests/goldens uses this file where pytest is not installed
+
     root = Path(os.environ.get("MINITF_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
     if not root.is_dir():
         pytest.skip("needs the folder of real files (../shared/data or MINITF_SHARED_DATA)")
@@ -56,7 +57,13 @@ def randomise_(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def padded_batch(
-    *, batch: int = 3, length: int = 7, vocab_size: int = 61, padding: str = "right", seed: int = 0, pad_token_id: int = 0
+    *,
+    batch: int = 3,
+    length: int = 7,
+    vocab_size: int = 61,
+    padding: str = "right",
+    seed: int = 0,
+    pad_token_id: int = 0,
 ) -> dict[str, torch.Tensor]:
     """`input_ids, attention_mask, token_type_ids`, each [batch, length], rows of different lengths padded on `padding`.
 
