@@ -210,8 +210,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         OSError: the operating system refuses (permission).
     """
     place = Path(path).expanduser()
-    if not place.exists():
-        raise FileNotFoundError(f"{place}: no such file or folder; expected a folder with weights or a weights file")
+    if not os.fspath(path) or not place.exists():
+        raise FileNotFoundError(
+            f"{os.fspath(path)!r}: no such file or folder; expected a folder with weights or a weights file"
+        )
     for attempt in range(TRIES):
         before = _look(place)
         try:
@@ -247,10 +249,20 @@ def _open_folder(folder: Path) -> Checkpoint:
         chosen = _only_candidate(folder, entries)
         notes.append(f"there is none of {', '.join(PREFERENCE)}: {chosen}, the only weights file, is used")
     if chosen in (SAFETENSORS_INDEX, BIN_INDEX):
-        return _open_index(folder, folder / chosen, notes)
-    file = _inside(folder, chosen)
-    container = _open_file(file)
-    return Checkpoint(folder, [container], notes=[*notes, *_misnamed(container)])
+        checkpoint = _open_index(folder, folder / chosen, notes)
+    else:
+        container = _open_file(_inside(folder, chosen))
+        checkpoint = Checkpoint(folder, [container], notes=[*notes, *_misnamed(container)])
+    used = {file.name for file in checkpoint.files}
+    idle = [name for name in entries if _is_shard(name) and name not in used]
+    if idle and len(present) < 2:
+        checkpoint.notes.append(f"shards that no index names are ignored: {listed(idle)}")
+    return checkpoint
+
+
+def _is_shard(name: str) -> bool:
+    stem, _, suffix = name.rpartition(".")
+    return suffix in ("safetensors", "bin") and SHARD_NAME.fullmatch(stem) is not None
 
 
 def _only_candidate(folder: Path, entries: list[str]) -> str:
@@ -258,8 +270,8 @@ def _only_candidate(folder: Path, entries: list[str]) -> str:
     # training_args.bin, optimizer.pt and their like stand beside weights and are none.
     neighbours = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
     found = [name for name in entries if name.endswith(suffixes) and name not in neighbours]
-    whole = [name for name in found if not SHARD_NAME.match(name.rpartition(".")[0])]
-    if len(whole) == 1 and len(found) == 1:
+    whole = [name for name in found if not _is_shard(name)]
+    if len(whole) == 1:
         return whole[0]
     looked = f"looked for {', '.join(PREFERENCE)} or one other *.safetensors, *.bin, *.pt, *.pth"
     there = f"there are: {listed(entries, 12)}" if entries else "the folder is empty"
@@ -326,6 +338,9 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_symlink():
         return path
+    if not path.exists():
+        missing = f"{path}: this link leads to {path.readlink()}, which does not exist"
+        raise FileNotFoundError(f"{missing}; expected a file. {DOWNLOAD_AGAIN}")
     root, target = folder.resolve(), path.resolve()
     blobs = next((parent.parent / "blobs" for parent in (root, *root.parents) if parent.name == "snapshots"), None)
     if target.parent == root or (blobs is not None and target.parent == blobs):
@@ -402,7 +417,7 @@ def _open_shard(index: Path, name: str, shard: Path) -> Container:
     try:
         return _open_file(shard)
     except FileNotFoundError:
-        there = sorted(entry.name for entry in shard.parent.iterdir() if SHARD_NAME.match(entry.stem))
+        there = sorted(entry.name for entry in shard.parent.iterdir() if _is_shard(entry.name))
         found = f"the shard {name} is missing"
         beside = f"Shards that are there: {listed(there)}. " if there else ""
         # A missing file is a missing file, also where an index names it.

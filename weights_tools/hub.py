@@ -92,7 +92,7 @@ def _neighbours(path: Path) -> str:
     if parent is None:
         return ""
     try:
-        names = sorted(entry.name for entry in parent.iterdir())
+        names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
     except OSError:
         return ""
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

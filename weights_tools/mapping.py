@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from weights_tools.common import TensorInfo, WeightsError, listed
+from weights_tools.common import TensorInfo, WeightsError
 
 Shape = tuple[int, ...]
 
@@ -240,7 +240,7 @@ def plan(
     """
     table, reason = _dialect(dialect, source)
     result = Plan(dialect=table.name, reason=reason)
-    ties = dict(aliases or {})
+    ties = {alias: canonical for alias, canonical in (aliases or {}).items() if alias in target or canonical in target}
     candidates: list[_Candidate] = []
     for name in source:
         mapped, row = table.translate(name)
@@ -250,7 +250,7 @@ def plan(
             result.dropped.append((name, row.why))
         else:
             candidates.append(_Candidate(name, name if mapped is None else mapped, row.op))
-    known = {*target, *ties}
+    known = {*target, *ties, *ties.values()}
     result.prefix_note = _place(candidates, known, base_prefix)
     used = _choose(candidates, known, ties, result)
     heads = [pattern for head in other_heads for pattern in (head, f"{base_prefix}.{head}" if base_prefix else head)]
@@ -343,14 +343,6 @@ def _compare_shapes(
             result.sources[name] = Source(item.source, item.op)
         else:
             result.misshapen.append((name, shape, tuple(expected)))
-    # A tie whose canonical name the model does not list (the alias stands in the file alone, say) still has a reader.
-    unread = [item.source for canonical, item in used.items() if not _is_target(canonical, target, ties)]
-    if unread:
-        raise ValueError(f"aliases tie {listed(unread)} to names that the model does not have")
-
-
-def _is_target(canonical: str, target: Mapping[str, Shape], ties: Mapping[str, str]) -> bool:
-    return canonical in target or any(ties[alias] == canonical for alias in ties if alias in target)
 
 
 def _shape(value: TensorInfo | Shape) -> Shape:

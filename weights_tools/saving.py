@@ -27,6 +27,8 @@ from typing import BinaryIO
 
 import torch
 
+from weights_tools.safetensors_file import DTYPES
+
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ORDER = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)
@@ -123,48 +125,83 @@ def save_checkpoint(
         OSError: the disk is full, no permission, ...; the old checkpoint is then untouched.
 
     Replaced files of the same format are removed. Files of the other format are removed only where a reader would
-    prefer them (safetensors, when saving "pytorch"). Two writers at once: one of the two results stands, whole.
+    prefer them (safetensors, when saving "pytorch"). Of two writers at once the second waits for the first.
     """
     if format not in ENTRIES:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(map(repr, ENTRIES))}")
     limit = parse_size(max_shard_size)
-    _check_tensors(tensors)
+    _check_tensors(tensors, format)
+    header = {"format": "pt"} if metadata is None else dict(metadata)
+    if not all(isinstance(text, str) for pair in header.items() for text in pair):
+        raise TypeError(f"metadata is {header!r}; expected a dictionary of texts")
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    header = {"format": "pt"} if metadata is None else dict(metadata)
-    old_shards = {name: _shards_of(place / name) for name in ORDER if name.endswith(".json")}
-    single, index = ENTRIES[format]
-    groups = _split(tensors, limit)
-    written: list[Path] = []
-    try:
+    with _only_writer(place):
+        old_shards = {name: _shards_of(place / name) for name in ORDER if name.endswith(".json")}
+        groups = _split(tensors, limit)
         if len(groups) == 1:
-            entry = place / single
-            with _temporary(entry) as temporary:
-                _write_tensors(temporary, tensors, list(tensors), header, format)
-                temporary.replace(entry)
+            files = [_save_single(place / ENTRIES[format][0], tensors, header, format)]
         else:
-            entry = place / index
-            weight_map: dict[str, str] = {}
-            for number, names in enumerate(groups, 1):
-                shard = _new_shard(place / single, number, len(groups))
-                written.append(shard)
-                _write_tensors(shard, tensors, names, header, format)
-                weight_map |= dict.fromkeys(names, shard.name)
-            _flush_folder(place)
-            total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-            content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            write_atomically(entry, (json.dumps(content, indent=2) + "\n").encode())
+            files = _save_shards(place, tensors, groups, header, format)
+        _remove_replaced(place, files[-1].name, old_shards)
+    return files
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Wait until no other save into `folder` is under way; the system lifts the lock when its holder dies."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems know no locks; a save there is as good as without other writers.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _save_single(entry: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], format: str) -> Path:
+    with _temporary(entry) as temporary:
+        _write_tensors(temporary, tensors, list(tensors), metadata, format)
+        temporary.replace(entry)
+    _flush_folder(entry.parent)
+    return entry
+
+
+def _save_shards(
+    place: Path,
+    tensors: Mapping[str, torch.Tensor],
+    groups: list[list[str]],
+    metadata: dict[str, str],
+    format: str,
+) -> list[Path]:
+    single, index = ENTRIES[format]
+    written: list[Path] = []
+    weight_map: dict[str, str] = {}
+    try:
+        for number, names in enumerate(groups, 1):
+            written.append(_new_shard(place / single, number, len(groups)))
+            _write_tensors(written[-1], tensors, names, metadata, format)
+            weight_map |= dict.fromkeys(names, written[-1].name)
+        _flush_folder(place)
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_atomically(place / index, (json.dumps(content, indent=2) + "\n").encode())
     except BaseException:
-        for shard in written:
-            with contextlib.suppress(OSError):
-                shard.unlink()
+        if _shards_of(place / index).isdisjoint(shard.name for shard in written):
+            for shard in written:
+                with contextlib.suppress(OSError):
+                    shard.unlink()
         raise
-    _flush_folder(place)
-    _remove_replaced(place, entry.name, old_shards)
-    return [*written, entry]
+    return [*written, place / index]
 
 
-def _check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_tensors(tensors: Mapping[str, torch.Tensor], format: str) -> None:
     if not tensors:
         raise ValueError("tensors is empty; expected at least one named tensor")
     for name, tensor in tensors.items():
@@ -175,6 +212,8 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor]) -> None:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             kind = "on the meta device, without data" if tensor.device.type == "meta" else "sparse or quantised"
             raise TypeError(f"{name} is {kind}; expected a dense tensor: convert it first")
+        if format == "safetensors" and tensor.dtype not in DTYPES.values():
+            raise TypeError(f"{name} has dtype {tensor.dtype}, which safetensors cannot hold: convert it first")
 
 
 def _split(tensors: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
@@ -208,11 +247,11 @@ def _write_tensors(
     seen: set[int] = set()
     ready: dict[str, torch.Tensor] = {}
     for name in names:
-        tensor = tensors[name].detach().to("cpu").contiguous()
+        tensor = tensors[name].detach().to("cpu").resolve_conj().resolve_neg().contiguous()
         storage = tensor.untyped_storage()
-        # Both formats would otherwise object to, or store whole, memory that several names share.
-        is_whole = storage.nbytes() == tensor.numel() * tensor.element_size()
-        if not is_whole or (tensor.numel() and storage.data_ptr() in seen):
+        # safetensors refuses memory that several names share; torch.save writes the whole of it for each view.
+        is_part = format == "pytorch" and storage.nbytes() != tensor.numel() * tensor.element_size()
+        if is_part or (tensor.numel() and storage.data_ptr() in seen):
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         ready[name] = tensor

@@ -1,7 +1,8 @@
 """The dialects as data. A further program's names are a further table here and nothing else.
 
 Order matters: the first dialect that recognises a checkpoint's names is used, and within a table the first row that
-matches a name. The last dialect, Hugging Face's current names, is what everything else is translated to, and recognises all.
+matches a name. The last dialect, Hugging Face's current names, is what everything else is translated to; it
+recognises all.
 """
 
 from __future__ import annotations
