@@ -105,7 +105,8 @@ def make_labels(kind: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     generator = np.random.Generator(np.random.PCG64([5, 5]))
     shape, mask = inputs["input_ids"].shape, inputs["attention_mask"]
     if kind == "next_token":
-        return {"labels": inputs["input_ids"].masked_fill(mask == 0, -100)}
+        before = torch.cat([mask[:, :1], mask[:, :-1]], dim=1)  # no token is predicted from padding (see attended)
+        return {"labels": inputs["input_ids"].masked_fill(mask * before == 0, -100)}
     if kind == "tokens":
         labels = torch.from_numpy(generator.integers(0, BASE_CONFIG["vocab_size"], shape))
         return {"labels": labels.masked_fill(mask == 0, -100)}

@@ -23,8 +23,8 @@ from tests.goldens.bert_runs import Result
 
 DESCRIPTION = "bert_goldens.json"
 # Measured on one machine by switching its vector units off (ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA): up to
-# 5.6e-6 in float32 (the gradient of a head mask; outputs 2e-6) and 3e-15 in float64. The
-# smallest porting mistake of the project's list shows as 2e-4.
+# 5.6e-6 in float32 (the gradient of a head mask; outputs 2e-6) and 3e-15 in float64. The smallest
+# porting mistake of the project's list shows as 2e-4.
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 
 
