@@ -192,12 +192,14 @@ class BertTokenizer:
             options = DEFAULTS | stated | keywords
             _require_specials(pieces, {"unk_token": options["unk_token"]}, str(path))
             backend = files.wordpiece_backend(pieces, options)
+        extra = []
         if place.is_dir():
-            files.add_tokens(backend, place, config, from_vocabulary=path.suffix != ".json")
+            extra = files.add_tokens(backend, place, config, from_vocabulary=path.suffix != ".json")
         _require_specials(backend, options, str(path))
 
         tokenizer = cls.__new__(cls)
         tokenizer._assemble(backend, options, config, str(pretrained_model_name_or_path))
+        tokenizer._extra_special_tokens = extra
         return tokenizer
 
     def _assemble(self, backend: Tokenizer, options: dict[str, Any], config: dict[str, Any], name: str) -> None:
@@ -205,6 +207,7 @@ class BertTokenizer:
         self._lock = threading.Lock()
         self._config = {key: value for key, value in config.items() if key not in ADDED_TOKEN_KEYS}
         self._special: dict[str, str | None] = {key: options[key] for key in SPECIAL_TOKENS}
+        self._extra_special_tokens: list[str] = []
         self._warned_too_long = False
         self.name_or_path = name
         self.model_max_length: int = options["model_max_length"]
@@ -247,10 +250,8 @@ class BertTokenizer:
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """Every special token once: the named ones first, then added ones in the order of their ids."""
-        added = self._backend.get_added_tokens_decoder()
-        others = [token.content for _, token in sorted(added.items()) if token.special]
-        return list(dict.fromkeys([*self.special_tokens_map.values(), *others]))
+        """The named special tokens, then the additional ones, each once."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self._extra_special_tokens]))
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -561,6 +562,8 @@ class BertTokenizer:
         Both minitf and transformers read the folder back to the same ids. Raises NotADirectoryError if the path is a
         file.
         """
+        from weights_tools.saving import write_atomically  # imports torch, which reading and encoding do not need
+
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file; expected a folder to save the tokenizer in")
@@ -578,13 +581,20 @@ class BertTokenizer:
                 **texts,
             }
         for name, text in texts.items():
-            files.write_text(folder / name, text)
+            write_atomically(folder / name, text.encode("utf-8"))
         return tuple(str(folder / name) for name in texts)
 
     def _saved_config(self) -> dict[str, Any]:
         config = {"tokenizer_class": "BertTokenizer", **self._config, **self._special}
         for name in ("clean_up_tokenization_spaces", "model_input_names", "padding_side", "truncation_side"):
             config[name] = getattr(self, name)
+        flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+        config["added_tokens_decoder"] = {
+            str(number): {flag: getattr(token, flag) for flag in flags}
+            for number, token in sorted(self._backend.get_added_tokens_decoder().items())
+        }
+        if self._extra_special_tokens:
+            config["additional_special_tokens"] = self._extra_special_tokens
         if self.model_max_length < UNKNOWN_LENGTH:
             config["model_max_length"] = self.model_max_length
         normalizer = self._backend.normalizer

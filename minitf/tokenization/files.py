@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,9 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     """Piece to id (its line, counted from 0) of a vocabulary file; ValueError if it is empty or a piece stands
     twice.
     """
-    lines = read_text(path).split("\n")  # not splitlines(): real vocabularies hold U+2028 as a piece
+    # Not splitlines(): bert-base-chinese has U+2028 as a piece. Blanks at the end go, as in the original and
+    # transformers (that piece becomes "", which no text can reach either way).
+    lines = [line.rstrip() for line in read_text(path).split("\n")]
     if lines[-1] == "":
         lines.pop()
     if not lines:
@@ -139,11 +140,10 @@ def read_backend(path: Path) -> Tokenizer:
     return backend
 
 
-def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, from_vocabulary: bool) -> None:
+def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, from_vocabulary: bool) -> list[str]:
     """Append the added tokens that `folder` states: added_tokens_decoder, added_tokens.json, additional_special_tokens.
 
-    Only tokens that `backend` lacks are appended. Raises ValueError when a token's stated id is not the one it would
-    get.
+    Returns the additional special tokens. Raises ValueError when a token's stated id is not the one it would get.
     """
     stated: dict[int, AddedToken] = {}
     for key, value in (config.get("added_tokens_decoder") or {}).items():
@@ -156,29 +156,15 @@ def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, f
         for content, number in read_json(folder / "added_tokens.json").items():
             stated.setdefault(int(number), AddedToken(content, normalized=True))
     for number, token in sorted(stated.items()):
-        if backend.token_to_id(token.content) is None:
-            (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        # For a piece of the vocabulary this only sets the flags (special: never split, skipped by decode).
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
         actual = backend.token_to_id(token.content)
         if actual != number:
             raise ValueError(
                 f"{folder}: added token {token.content!r} is stated with id {number}, but would get id {actual}"
             )
-    names: Iterable[Any] = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
-    for name in names.values() if isinstance(names, Mapping) else names:
-        content = name["content"] if isinstance(name, Mapping) else name
-        backend.add_special_tokens([AddedToken(content, normalized=False, special=True)])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` as a whole: temporary file beside it, fsync, rename. A crash leaves the old file or the new
-    one.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    stated_extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+    values = stated_extra.values() if isinstance(stated_extra, Mapping) else stated_extra
+    extra = [str(value["content"] if isinstance(value, Mapping) else value) for value in values]
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in extra])
+    return extra
