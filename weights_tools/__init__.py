@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from weights_tools.atomic import write_atomically
     from weights_tools.files import (
         Checkpoint,
         TensorInfo,
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
         open_checkpoint,
         parse_size,
         save_checkpoint,
-        write_atomically,
     )
     from weights_tools.hub import resolve
     from weights_tools.mapping import Dialect, Plan, Row, plan
     from weights_tools.report import LoadReport, fold
 
 _HOMES = {
+    "atomic": ("write_atomically",),
     "files": (
         "Checkpoint",
         "TensorInfo",
@@ -27,7 +28,6 @@ _HOMES = {
         "open_checkpoint",
         "parse_size",
         "save_checkpoint",
-        "write_atomically",
     ),
     "hub": ("resolve",),
     "mapping": ("Dialect", "Plan", "Row", "plan"),

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+from weights_tools.atomic import write_atomically
 from weights_tools.common import (
     DOWNLOAD_AGAIN,
     TensorInfo,
@@ -37,7 +38,6 @@ from weights_tools.saving import (
     SAFETENSORS_INDEX,
     parse_size,
     save_checkpoint,
-    write_atomically,
 )
 from weights_tools.torch_file import TorchFile
 

@@ -21,10 +21,10 @@ from weights_tools.report import fold
 HUGE_BYTES = 2**31  # programs that count bytes in 32 bits stop here
 
 # How the names of the models that are implemented here, and of their heads, begin.
-KNOWN_BEGINNINGS = frozenset(
-    ["bert", "cls", "classifier", "qa_outputs", "embeddings", "encoder", "pooler"]
-    + ["transformer", "lm_head", "score", "multiple_choice_head", "h", "wte", "wpe", "ln_f"]
-)
+KNOWN_BEGINNINGS = {
+    *("bert", "cls", "classifier", "qa_outputs", "embeddings", "encoder", "pooler"),
+    *("transformer", "lm_head", "score", "multiple_choice_head", "h", "wte", "wpe", "ln_f"),
+}
 
 # (key in config.json, name of a tensor that has this size, axis)
 SIZES = (

@@ -21,13 +21,15 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
+from weights_tools.atomic import flush_folder, temporary_beside, write_atomically
 from weights_tools.safetensors_file import DTYPES
+
+__all__ = ["parse_size", "save_checkpoint", "write_atomically"]
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -52,49 +54,6 @@ def parse_size(size: int | str) -> int:
         if match and unit in UNITS and (count := int(float(match[1]) * UNITS[unit])) > 0:
             return count
     raise ValueError(f'max_shard_size is {size!r}; expected a positive number of bytes or a text like "5GB" or "50KiB"')
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
-    """Write a file so that `path` at every moment is either what it was or all of the new content.
-
-    Args:
-        path: the file; its folder must exist. A link is replaced, not followed.
-        data: the bytes, or a function that writes them to the open file it is given.
-
-    Raises:
-        OSError: the disk is full, no permission, ...; `path` is then unchanged.
-    """
-    target = Path(path)
-    with _temporary(target) as temporary:
-        with temporary.open("xb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    _flush_folder(target.parent)
-
-
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    """A fresh name beside `target`; what is left there when the block ends is removed."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make renames and removals in `folder` durable (POSIX; Windows offers no such call and needs none)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def save_checkpoint(
@@ -166,10 +125,10 @@ def _only_writer(folder: Path) -> Iterator[None]:
 
 
 def _save_single(entry: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], format: str) -> Path:
-    with _temporary(entry) as temporary:
+    with temporary_beside(entry) as temporary:
         _write_tensors(temporary, tensors, list(tensors), metadata, format)
         temporary.replace(entry)
-    _flush_folder(entry.parent)
+    flush_folder(entry.parent)
     return entry
 
 
@@ -188,7 +147,7 @@ def _save_shards(
             written.append(_new_shard(place / single, number, len(groups)))
             _write_tensors(written[-1], tensors, names, metadata, format)
             weight_map |= dict.fromkeys(names, written[-1].name)
-        _flush_folder(place)
+        flush_folder(place)
         total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         content = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_atomically(place / index, (json.dumps(content, indent=2) + "\n").encode())
@@ -291,7 +250,7 @@ def _remove_replaced(place: Path, entry: str, old_shards: dict[str, set[str]]) -
         with contextlib.suppress(FileNotFoundError):
             (place / name).unlink()
             replaced_shards |= old_shards.get(name, set())
-    _flush_folder(place)
+    flush_folder(place)
     in_use: set[str] = set()
     for name in ORDER:
         in_use |= _shards_of(place / name) if name.endswith(".json") else set()

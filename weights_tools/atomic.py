@@ -1,0 +1,53 @@
+"""Writing one file so that nobody ever sees half of it. Imports no torch: configurations and tokenizers use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that `path` at every moment is either what it was or all of the new content.
+
+    Args:
+        path: the file; its folder must exist. A link is replaced, not followed.
+        data: the bytes, or a function that writes them to the open file it is given.
+
+    Raises:
+        OSError: the disk is full, no permission, ...; `path` is then unchanged.
+    """
+    target = Path(path)
+    with temporary_beside(target) as temporary:
+        with temporary.open("xb") as file:
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    flush_folder(target.parent)
+
+
+@contextlib.contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A fresh name beside `target`; what is left there when the block ends is removed."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` durable (POSIX; Windows offers no such call and needs none)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
