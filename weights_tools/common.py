@@ -147,6 +147,9 @@ def what_is_it(head: bytes, size: int) -> str:
     """
     if size == 0:
         return "an empty file"
+    # First, because its first four bytes (the length of the header) may look like the beginning of anything.
+    if head[8:9] == b"{" and head[4:8] == b"\0\0\0\0":
+        return "safetensors"
     if head.startswith(b"version https://git-lfs"):
         return "a Git-LFS pointer, not the file it points to"
     if head.startswith(b"PK\x03\x04"):
@@ -163,8 +166,6 @@ def what_is_it(head: bytes, size: int) -> str:
         return "a single NumPy array"
     if head[:1] == b"\x80" and head[1:2] in b"\x00\x01\x02\x03\x04\x05" and len(head) > 2:
         return "a bare Python pickle, which may run any program when opened (it was not opened)"
-    if head[8:9] == b"{" and head[4:8] == b"\0\0\0\0":
-        return "safetensors"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "an HTML or XML page (a download that went to a web page)"

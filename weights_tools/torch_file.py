@@ -77,8 +77,8 @@ class TorchFile:
 
     def _zip_facts(self) -> PickleFacts:
         with self._open_zip() as archive:
+            prefix = self._prefix(archive.namelist())
             records = self._records(archive)
-            prefix = self._prefix(records)
             byteorder = records.get(f"{prefix}byteorder")
             if byteorder is not None and (order := archive.read(byteorder)) != b"little":
                 remedy = "Save it again on a little-endian machine, or as safetensors."
@@ -133,7 +133,7 @@ class TorchFile:
             raise self._broken("the records are longer than the file", "records inside the file")
         return records
 
-    def _prefix(self, records: dict[str, zipfile.ZipInfo]) -> str:
+    def _prefix(self, records: list[str]) -> str:
         pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) == 1:
             prefix = pickles[0].removesuffix("data.pkl")
