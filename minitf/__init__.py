@@ -11,22 +11,46 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+_BERT = (
+    "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertLMHeadModel",
+    "BertModel",
+    "BertPreTrainedModel",
+)
+
 _HOMES = {
-    "PretrainedConfig": "minitf.config",
     "BertConfig": "minitf.config",
+    "PretrainedConfig": "minitf.config",
     "PreTrainedModel": "minitf.pretrained",
-    "BertModel": "minitf.models.bert",
-    "BertPreTrainedModel": "minitf.models.bert",
-    "BertTokenizer": "minitf.tokenization",
+    **dict.fromkeys(_BERT, "minitf.models.bert"),
+    "KVCache": "minitf.cache",
     "BatchEncoding": "minitf.tokenization",
+    "BertTokenizer": "minitf.tokenization",
+    "LoadError": "minitf.loading",
     "LoadReport": "weights_tools.report",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:  # what editors and type checkers see; the running program resolves names in __getattr__
+    from minitf.cache import KVCache as KVCache
     from minitf.config import BertConfig as BertConfig
     from minitf.config import PretrainedConfig as PretrainedConfig
+    from minitf.loading import LoadError as LoadError
+    from minitf.models.bert import BertForMaskedLM as BertForMaskedLM
+    from minitf.models.bert import BertForMultipleChoice as BertForMultipleChoice
+    from minitf.models.bert import BertForNextSentencePrediction as BertForNextSentencePrediction
+    from minitf.models.bert import BertForPreTraining as BertForPreTraining
+    from minitf.models.bert import BertForQuestionAnswering as BertForQuestionAnswering
+    from minitf.models.bert import BertForSequenceClassification as BertForSequenceClassification
+    from minitf.models.bert import BertForTokenClassification as BertForTokenClassification
+    from minitf.models.bert import BertLMHeadModel as BertLMHeadModel
     from minitf.models.bert import BertModel as BertModel
     from minitf.models.bert import BertPreTrainedModel as BertPreTrainedModel
     from minitf.pretrained import PreTrainedModel as PreTrainedModel

@@ -2,24 +2,35 @@
 
 An out-of-range id is an index error deep inside torch (or silent garbage on an accelerator), and a mask of the wrong
 shape that happens to broadcast is no error at all. Here each is an error that names the argument, the value, where it
-stands, what was expected and the remedy. Each check is one pass over a small integer tensor. Checks of *values* are
-left out while torch records a graph (compile, export, jit.trace), because reading a value would break the graph; checks of
-shapes stay.
+stands, what was expected and the remedy. Each check is one pass over a small integer tensor. Checks of *values* are left
+out while torch records a graph (compile, export, jit.trace), because reading a value would break the graph; checks of shapes
+stay.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_attention_mask", "check_embeds", "check_ids", "check_length", "check_positions", "tracing"]
+__all__ = [
+    "check_attention_mask",
+    "check_embeds",
+    "check_ids",
+    "check_length",
+    "check_model_inputs",
+    "check_positions",
+    "tracing",
+]
 
 _INTEGERS = (torch.int64, torch.int32)
 
 
 def tracing() -> bool:
     """Whether torch is recording this call (compile, export, jit.trace): then no value of a tensor may be read."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    jit: Any = torch.jit
+    return bool(torch.compiler.is_compiling() or jit.is_tracing())
 
 
 def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
@@ -43,7 +54,7 @@ def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
         raise TypeError(f"{name} has dtype {ids.dtype}; expected token ids as torch.int64 or torch.int32.")
     if ids.dim() != 2:
         raise ValueError(
-            f"{name} has shape {list(ids.shape)}; expected [batch, positions]: a single sequence needs ids.unsqueeze(0)."
+            f"{name} has shape {list(ids.shape)}; expected [batch, positions] (for one sequence: ids.unsqueeze(0))."
         )
     if tracing():
         return
@@ -84,7 +95,8 @@ def check_length(length: int, maximum: int, name: str, what: str = "max_position
     if past + length > maximum:
         held = f" after {past} in the cache" if past else ""
         raise ValueError(
-            f"{name} has {length} positions{held}; this model has {maximum} ({what}): truncate, or use a longer checkpoint."
+            f"{name} has {length} positions{held}; this model has {maximum} ({what}): truncate, or use a longer "
+            "checkpoint."
         )
 
 
@@ -99,8 +111,74 @@ def check_positions(position_ids: Tensor, batch: int, length: int, maximum: int)
     check_ids(position_ids, maximum, "position_ids", "max_position_embeddings")
     if tuple(position_ids.shape) not in ((1, length), (batch, length)):
         raise ValueError(
-            f"position_ids has shape {list(position_ids.shape)}; expected [{length}], [1, {length}] or [{batch}, {length}]."
+            f"position_ids has shape {list(position_ids.shape)}; expected [{length}], [1, {length}] or "
+            f"[{batch}, {length}]."
         )
+
+
+def check_model_inputs(
+    config: Any,
+    input_ids: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    past: int,
+) -> tuple[int, int]:
+    """(B, T) of a call whose inputs are in order.
+
+    Args:
+        config: gives `vocab_size`, `hidden_size`, `max_position_embeddings` and, for segments, `type_vocab_size`.
+        input_ids, token_type_ids, position_ids, inputs_embeds: as in the forward of the models.
+        past: positions that the cache holds.
+
+    Raises:
+        TypeError, ValueError: both or neither of ids and embeddings, or an input that one of the checks above refuses.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"exactly one of input_ids and inputs_embeds is needed, and {given} is given.")
+    if input_ids is not None:
+        name = "input_ids"
+        check_ids(input_ids, config.vocab_size, name, "vocab_size")
+        batch, length = input_ids.shape
+    else:
+        assert inputs_embeds is not None
+        name = "inputs_embeds"
+        check_embeds(inputs_embeds, config.hidden_size)
+        batch, length = inputs_embeds.shape[:2]
+    check_length(length, config.max_position_embeddings, name, past=past)
+    if token_type_ids is not None:
+        check_ids(token_type_ids, config.type_vocab_size, "token_type_ids", "type_vocab_size")
+        if tuple(token_type_ids.shape) != (batch, length):
+            raise ValueError(f"token_type_ids has shape {list(token_type_ids.shape)}; {name} has [{batch}, {length}].")
+    if position_ids is not None:
+        if getattr(config, "position_embedding_type", "absolute") != "absolute":
+            raise ValueError(
+                f"position_ids have no effect with position_embedding_type {config.position_embedding_type!r}: "
+                "distances follow from the order of the tokens. Leave them out."
+            )
+        check_positions(position_ids, batch, length, config.max_position_embeddings)
+    return batch, length
+
+
+def check_encoder_inputs(
+    config: Any, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None
+) -> None:
+    """What cross-attention reads is given to a model that has it, and its mask is not given without it.
+
+    Raises:
+        TypeError, ValueError: an input that would have no effect, or of the wrong shape.
+    """
+    if encoder_hidden_states is None:
+        if encoder_attention_mask is not None:
+            raise ValueError("encoder_attention_mask is given without encoder_hidden_states: it would have no effect.")
+        return
+    if not config.add_cross_attention:
+        raise ValueError(
+            "encoder_hidden_states need a decoder with cross-attention (config.is_decoder = True, "
+            "config.add_cross_attention = True): this model would not look at them."
+        )
+    check_embeds(encoder_hidden_states, config.hidden_size, name="encoder_hidden_states")
 
 
 def check_attention_mask(

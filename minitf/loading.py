@@ -68,7 +68,7 @@ def load_pretrained(
         config.dtype = str(choose_dtype(dtype, config, checkpoint)).removeprefix("torch.")
         with torch.device("meta"):
             model: PreTrainedModel = model_class(config, **for_model)
-        ties = dict(model.tied_weights) if config.tie_word_embeddings else {}
+        ties = model.ties()
         parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
         matched = plan(
             checkpoint,
@@ -84,6 +84,7 @@ def load_pretrained(
         read_parameters(model, checkpoint, matched, report, mmap)
     make_fresh(model, parameters, matched)
     model.tie_weights()
+    model.check_ties()
     model.load_report = report
     return model.eval()
 

@@ -37,7 +37,7 @@ def apply_chunking_to_forward(
         )
     if chunk_size <= 0:
         return forward(*inputs)
-    pieces = zip(*(tensor.split(chunk_size, dim=chunk_dim) for tensor in inputs), strict=True)
+    pieces = zip(*(torch.split(tensor, chunk_size, dim=chunk_dim) for tensor in inputs), strict=True)
     return torch.cat([forward(*piece) for piece in pieces], dim=chunk_dim)
 
 

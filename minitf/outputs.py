@@ -20,7 +20,19 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["BaseModelOutputWithPastAndCrossAttentions", "BaseModelOutputWithPoolingAndCrossAttentions", "ModelOutput"]
+__all__ = [
+    "BaseModelOutputWithPastAndCrossAttentions",
+    "BaseModelOutputWithPoolingAndCrossAttentions",
+    "BertForPreTrainingOutput",
+    "CausalLMOutputWithCrossAttentions",
+    "MaskedLMOutput",
+    "ModelOutput",
+    "MultipleChoiceModelOutput",
+    "NextSentencePredictorOutput",
+    "QuestionAnsweringModelOutput",
+    "SequenceClassifierOutput",
+    "TokenClassifierOutput",
+]
 
 
 @dataclass
@@ -102,3 +114,92 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     past_key_values: Any = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BertForPreTrainingOutput(ModelOutput):
+    """Of BertForPreTraining.
+
+    Attributes:
+        loss: scalar, the sum of the masked-token loss and the next-sentence loss, if labels are given.
+        prediction_logits: `[B, T, V]`, scores of every word at every position.
+        seq_relationship_logits: `[B, 2]`, scores of "B follows A" and "B is random".
+        hidden_states, attentions: as in BertModel, if asked.
+    """
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    seq_relationship_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutputWithCrossAttentions(ModelOutput):
+    """Of a causal language model.
+
+    Attributes:
+        loss: scalar, if labels are given.
+        logits: `[B, T, V]`, scores of the next word at every position.
+        past_key_values: the cache, if `use_cache`.
+        hidden_states, attentions, cross_attentions: as in the trunk, if asked.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class _LossAndLogits(ModelOutput):
+    """The four fields that most heads return."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class MaskedLMOutput(_LossAndLogits):
+    """`logits` are `[B, T, V]`: scores of every word at every position; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class NextSentencePredictorOutput(_LossAndLogits):
+    """`logits` are `[B, 2]`: scores of "B follows A" and "B is random"; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class SequenceClassifierOutput(_LossAndLogits):
+    """`logits` are `[B, N]`: one score a label, before the softmax; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class MultipleChoiceModelOutput(_LossAndLogits):
+    """`logits` are `[B, N]`: one score a choice, before the softmax; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class TokenClassifierOutput(_LossAndLogits):
+    """`logits` are `[B, T, N]`: one score a label at every position; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class QuestionAnsweringModelOutput(ModelOutput):
+    """Of extractive question answering.
+
+    Attributes:
+        loss: scalar, the mean of the two cross-entropies, if positions are given.
+        start_logits, end_logits: `[B, T]`, the score of each position as first and as last token of the answer.
+        hidden_states, attentions: as in the trunk, if asked.
+    """
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

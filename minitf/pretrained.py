@@ -91,6 +91,8 @@ class PreTrainedModel(nn.Module):
     init_rules: ClassVar[tuple[InitRule, ...]] = INIT_RULES
     size_rules: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Tensor of the trunk -> the configuration keys that give its shape: for errors in the words of the configuration."""
+    input_embeddings_path: ClassVar[str] = ""
+    """Where the trunk keeps the module that turns token ids into vectors."""
     layers_rule: ClassVar[tuple[str, str]] = ("", "")
     """(name of layer {} in the trunk, the configuration key that counts the layers)."""
     fresh_parts: ClassVar[tuple[str, ...]] = ()
@@ -105,17 +107,13 @@ class PreTrainedModel(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
+        self.config: Any = config
         if not isinstance(config, self.config_class):
             raise TypeError(
-                f"{type(self).__name__} needs a {self.config_class.__name__}, and got a {type(config).__name__}"
-                + (
-                    f": use {type(self).__name__}.from_pretrained({str(config)!r})."
-                    if isinstance(config, (str, Path))
-                    else "."
-                )
+                f"{type(self).__name__} needs a {self.config_class.__name__}, and got a {type(config).__name__}; for a "
+                f"folder or a name there is {type(self).__name__}.from_pretrained."
             )
         config.validate()
-        self.config: Any = config
 
     def post_init(self) -> None:
         """The end of every model's constructor: fresh weights and ties, and the heads that the configuration prunes."""
@@ -151,6 +149,12 @@ class PreTrainedModel(nn.Module):
         return getattr(self, self.base_model_prefix, self)
 
     @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """A small batch that the model accepts, for tracing and smoke tests: `input_ids` `[3, 5]`."""
+        ids = [[7, 6, 0, 0, 1], [1, 2, 3, 0, 0], [0, 0, 0, 4, 5]]
+        return {"input_ids": torch.tensor(ids, device=self.device) % self.config.vocab_size}
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters (of the first, should they differ)."""
         return next(self.parameters()).device
@@ -180,12 +184,23 @@ class PreTrainedModel(nn.Module):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The module that turns token ids into vectors."""
-        embeddings: nn.Embedding = self.base_model.get_input_embeddings()
+        embeddings: nn.Embedding = self.base_model.get_submodule(self.input_embeddings_path)
         return embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the module that turns token ids into vectors; tied parts follow."""
-        self.base_model.set_input_embeddings(value)
+        """Replace the module that turns token ids into vectors; the tied scoring matrix follows.
+
+        Raises:
+            ValueError: another width, or another number of rows (that is what `resize_token_embeddings` is for).
+        """
+        shape, expected = (value.num_embeddings, value.embedding_dim), (self.config.vocab_size, self.config.hidden_size)
+        if shape != expected:
+            raise ValueError(
+                f"the new embeddings have {shape[0]} rows of {shape[1]}; the configuration has vocab_size {expected[0]} and "
+                f"hidden_size {expected[1]}: call resize_token_embeddings first to change the number of rows."
+            )
+        owner, _, name = self.input_embeddings_path.rpartition(".")
+        setattr(self.base_model.get_submodule(owner), name, value)
         self.tie_weights()
 
     def __repr__(self) -> str:
@@ -198,13 +213,109 @@ class PreTrainedModel(nn.Module):
 
     # -- ties ------------------------------------------------------------------------------------------------------
 
+    def ties(self) -> dict[str, str]:
+        """The ties in force: parameter -> the parameter that it shares.
+
+        Without `config.tie_word_embeddings` the scoring matrix is a parameter of its own; a tie inside the head (the
+        bias, which has two names) stays. `config.torchscript` unties too, because a traced graph cannot share.
+        """
+        embeddings = f"{self.base_model_prefix}."
+        untied = not self.config.tie_word_embeddings or getattr(self.config, "torchscript", False)
+        return {t: s for t, s in self.tied_weights.items() if not (untied and s.startswith(embeddings))}
+
     def tie_weights(self) -> None:
-        """Let every parameter of `tied_weights` be the parameter that it shares."""
-        if not self.config.tie_word_embeddings:
-            return
+        """Let every tied parameter be the parameter that it shares. Under torchscript a copy takes the place of a tie."""
+        in_force = self.ties()
         for target, source in self.tied_weights.items():
             owner, _, name = target.rpartition(".")
-            setattr(self.get_submodule(owner), name, self.get_parameter(source))
+            if target in in_force:
+                setattr(self.get_submodule(owner), name, self.get_parameter(source))
+            elif self.config.tie_word_embeddings:
+                copied = nn.Parameter(self.get_parameter(source).detach().clone())
+                setattr(self.get_submodule(owner), name, copied)
+
+    def check_ties(self) -> None:
+        """Every tie in force holds. Runs before saving, where the two names are stored once.
+
+        Raises:
+            RuntimeError: a tied parameter was replaced, and its new values would be lost without a word.
+        """
+        for target, source in self.ties().items():
+            if self.get_parameter(target) is not self.get_parameter(source):
+                raise RuntimeError(
+                    f"{target} and {source} are tied by the configuration, but are two different parameters now: call "
+                    "tie_weights() to share again (the first is dropped), or set config.tie_word_embeddings = False."
+                )
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The layer that scores the words of the vocabulary, or None in a class without one."""
+        return None
+
+    def check_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """A replacement for the scoring layer must fit the configuration and its ties.
+
+        Raises:
+            ValueError: wrong shape, no bias, or a matrix of its own although the configuration ties it.
+        """
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        if tuple(new_embeddings.weight.shape) != shape or new_embeddings.bias is None:
+            raise ValueError(
+                f"the new output embeddings have the shape {list(new_embeddings.weight.shape)}"
+                f"{'' if new_embeddings.bias is not None else ' and no bias'}; expected {list(shape)} with a bias."
+            )
+        tied = any(source.startswith(f"{self.base_model_prefix}.") for source in self.ties().values())
+        if tied and new_embeddings.weight is not self.get_input_embeddings().weight:
+            raise ValueError(
+                "the output embeddings are tied to the input embeddings, so a matrix of their own would have no effect: "
+                "set config.tie_word_embeddings = False first, or share the weight of get_input_embeddings()."
+            )
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None) -> Any:
+        """Change the vocabulary to `new_num_tokens` rows; old rows keep their bits, new ones are initialised and need training.
+
+        The scoring matrix and its bias follow, tied or not, and so does `config.vocab_size`.
+
+        Args:
+            new_num_tokens: rows; None = as many as there are.
+            pad_to_multiple_of: round the number of rows up to a multiple of this.
+
+        Returns:
+            The input embeddings, an `nn.Embedding`.
+
+        Raises:
+            ValueError: not a positive number.
+        """
+        old = self.get_input_embeddings()
+        rows = old.num_embeddings if new_num_tokens is None else new_num_tokens
+        for name, number in (("new_num_tokens", rows), ("pad_to_multiple_of", pad_to_multiple_of or 1)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} = {number!r}: expected an integer >= 1.")
+        if pad_to_multiple_of:
+            rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
+        if old.padding_idx is not None and old.padding_idx >= rows:
+            raise ValueError(f"{rows} rows would cut off the padding token {old.padding_idx}.")
+        fresh = nn.Embedding(rows, old.embedding_dim, padding_idx=old.padding_idx).to(
+            old.weight.device, old.weight.dtype
+        )
+        self._fill(fresh, None)
+        old.weight = grown(fresh.weight, old.weight)
+        old.num_embeddings = rows
+        self.config.vocab_size = rows
+        decoder = self.get_output_embeddings()
+        if decoder is not None:
+            self._resize_scores(decoder, rows)
+        self.tie_weights()
+        return old
+
+    def _resize_scores(self, decoder: nn.Linear, rows: int) -> None:
+        fresh = nn.Linear(decoder.in_features, rows).to(decoder.weight.device, decoder.weight.dtype)
+        self._fill(fresh, None)
+        decoder.weight = grown(fresh.weight, decoder.weight)
+        for target, source in [*self.tied_weights.items()]:
+            if self.get_parameter(target) is decoder.bias:
+                owner, _, name = source.rpartition(".")
+                setattr(self.get_submodule(owner), name, grown(fresh.bias, decoder.bias))
+        decoder.out_features = rows
 
     # -- heads -----------------------------------------------------------------------------------------------------
 
@@ -269,9 +380,9 @@ class PreTrainedModel(nn.Module):
                     raise ValueError(f"prune_heads: {kind} {number} does not exist; this model has {count} {kind}s.")
             wanted.setdefault(layer % layers, set()).update(n % heads for n in numbers)
         self._cut_heads(wanted)
-        merged = {layer: set(numbers) for layer, numbers in self.config.pruned_heads.items()}
-        for layer, numbers in wanted.items():
-            merged[layer] = merged.get(layer, set()) | numbers
+        merged = {layer: set(cut) for layer, cut in self.config.pruned_heads.items()}
+        for layer, cut in wanted.items():
+            merged[layer] = merged.get(layer, set()) | cut
         self.config.pruned_heads = {layer: sorted(merged[layer]) for layer in sorted(merged) if merged[layer]}
 
     def _cut_heads(self, heads: Mapping[int, Any]) -> None:
@@ -318,6 +429,29 @@ class PreTrainedModel(nn.Module):
     def is_gradient_checkpointing(self) -> bool:
         """Whether any part of the model recomputes its activations."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+    def wants_cache(self, use_cache: bool | None, past_key_values: Any) -> bool:
+        """Whether a call of the trunk keeps keys and values: the argument, else the configuration's default.
+
+        Raises:
+            ValueError: a cache is asked for where there can be none.
+        """
+        asked = bool(use_cache) or past_key_values is not None
+        if not self.config.is_decoder:
+            if asked:
+                raise ValueError(
+                    "use_cache and past_key_values need a decoder (config.is_decoder = True): in an encoder every token "
+                    "attends to the later ones too, so earlier keys and values change with each new token."
+                )
+            return False
+        if self.training and self.is_gradient_checkpointing:
+            if asked:
+                raise ValueError(
+                    "a cache cannot be used with gradient checkpointing, which runs each layer twice: pass "
+                    "use_cache=False, or call model.gradient_checkpointing_disable()."
+                )
+            return False  # config.use_cache is a default, and this call cannot follow it
+        return bool(self.config.use_cache) if use_cache is None else use_cache
 
     def _set_gradient_checkpointing(self, value: bool) -> None:
         parts: list[Any] = [module for module in self.modules() if hasattr(module, "gradient_checkpointing")]
@@ -419,15 +553,13 @@ class PreTrainedModel(nn.Module):
         """
         from weights_tools.files import save_checkpoint
 
+        self.check_ties()
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
         folder = Path(save_directory)
-        text = config.to_json_string()  # fails, if it does, before anything is written
-        del text
         config.save_pretrained(folder)
-        shared = set(self.tied_weights) if self.config.tie_word_embeddings else set()
-        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in shared}
+        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in self.ties()}
         save_checkpoint(
             folder,
             tensors,
@@ -435,6 +567,15 @@ class PreTrainedModel(nn.Module):
             metadata={"format": "pt"},
             format="safetensors" if safe_serialization else "pytorch",
         )
+
+
+def grown(fresh: Any, old: Tensor) -> Any:
+    """`fresh` with as many rows of `old` as both have."""
+    rows = min(fresh.shape[0], old.shape[0])
+    with torch.no_grad():
+        fresh[:rows] = old[:rows]
+    fresh.requires_grad_(old.requires_grad)
+    return fresh
 
 
 def keep_heads(layer: nn.Linear, kept: Sequence[int], head_size: int, *, dim: int) -> nn.Linear:

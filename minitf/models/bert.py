@@ -5,30 +5,46 @@ Classes, attribute names and numbers are those of Hugging Face transformers, so 
 
 The trunk: BertModel = BertEmbeddings -> BertEncoder (L x BertLayer) -> BertPooler
 A layer:   BertLayer = BertAttention (BertSelfAttention, BertSelfOutput) -> BertIntermediate -> BertOutput
+The heads: below the ruled line; each is the trunk, a small module on top, and a loss from `minitf.losses`.
 
 Dimension letters: B batch, T query positions, S key positions (T + what the cache holds), H heads, D head size,
-C hidden size (C = H * D), F intermediate size, V vocabulary, L layers.
+C hidden size (C = H * D), F intermediate size, V vocabulary, L layers, N labels or choices.
+
+This file is formatted by hand: its long parameter lists, one name a line, would bury the computation.
 """
+# fmt: off
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from minitf import masks
+from minitf import losses, masks
 from minitf.activations import get_activation
 from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
-from minitf.checks import check_attention_mask, check_embeds, check_ids, check_length, check_positions
+from minitf.checks import check_attention_mask, check_encoder_inputs, check_model_inputs
 from minitf.config import BertConfig
 from minitf.memory import apply_chunking_to_forward, checkpointed
-from minitf.outputs import BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions
+from minitf.outputs import (
+    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions, BertForPreTrainingOutput,
+    CausalLMOutputWithCrossAttentions, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput,
+)
 from minitf.pretrained import PreTrainedModel, keep_heads
 
-__all__ = ["BertModel", "BertPreTrainedModel"]
+__all__ = [
+    "BertForMaskedLM", "BertForMultipleChoice", "BertForNextSentencePrediction", "BertForPreTraining",
+    "BertForQuestionAnswering", "BertForSequenceClassification", "BertForTokenClassification", "BertLMHeadModel",
+    "BertModel", "BertPreTrainedModel",
+]
+
+logger = logging.getLogger("minitf.models.bert")
 
 
 class BertEmbeddings(nn.Module):
@@ -44,12 +60,8 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self,
-        input_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        past_key_values_length: int = 0,
+        self, input_ids: Tensor | None = None, token_type_ids: Tensor | None = None, position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, past_key_values_length: int = 0,
     ) -> Tensor:
         if inputs_embeds is None:
             assert input_ids is not None  # BertModel has checked that one of the two is given
@@ -72,10 +84,11 @@ class BertEmbeddings(nn.Module):
 class BertSelfAttention(nn.Module):
     """Queries, keys and values of all heads, each from one matrix, and the attention between them."""
 
-    def __init__(self, config: BertConfig, layer_idx: int) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int, position_embedding_type: str | None = None) -> None:
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
+        self.position_embedding_type = position_embedding_type or config.position_embedding_type
         self.num_attention_heads = config.num_attention_heads
         self.attention_head_size = config.hidden_size // config.num_attention_heads
         self.all_head_size = self.num_attention_heads * self.attention_head_size  # smaller once heads are pruned
@@ -85,7 +98,7 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, self.all_head_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-        if config.position_embedding_type != "absolute":
+        if self.position_embedding_type != "absolute":
             # One vector for each distance from -(max - 1) to max - 1.
             self.distance_embedding = nn.Embedding(2 * config.max_position_embeddings - 1, self.attention_head_size)
 
@@ -96,22 +109,29 @@ class BertSelfAttention(nn.Module):
         return x.transpose(1, 2)  # [B, H, T, D]
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        mask: Tensor | None = None,
-        *,
-        head_mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        output_attentions: bool = False,
+        self, hidden_states: Tensor, mask: Tensor | None = None, *, head_mask: Tensor | None = None,
+        cache: KVCache | None = None, output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         query = self.transpose_for_scores(self.query(hidden_states))  # [B, H, T, D]
         key = self.transpose_for_scores(self.key(hidden_states))  # [B, H, T, D]
         value = self.transpose_for_scores(self.value(hidden_states))  # [B, H, T, D]
         if cache is not None:
             key, value = cache.update(self.layer_idx, key, value)  # [B, H, S, D] both
-        return attend_heads(
-            self, query, key, value, mask, self.relative_scores(query, key), head_mask, output_attentions
-        )
+        return self.attend(query, key, value, mask, head_mask, output_attentions)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head_mask: Tensor | None,
+        output_attentions: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The chosen attention function on `[B, H, T, D]`, and the heads side by side again: `[B, T, H * D]`."""
+        context, probs = attend(
+            self.config.attn_implementation, self, query, key, value, mask, scale=self.attention_head_size**-0.5,
+            dropout=self.dropout.p if self.training else 0.0, bias=self.relative_scores(query, key),
+            head_mask=head_mask, output_attentions=output_attentions,
+        )  # [B, H, T, D], [B, H, T, S]
+        batch, _, length, _ = context.shape
+        context = context.transpose(1, 2).reshape(batch, length, self.all_head_size)  # [B, T, C]
+        return context, probs if output_attentions else None
 
     def relative_scores(self, query: Tensor, key: Tensor) -> Tensor | None:
         """What relative positions add to the scores before scaling; None for absolute positions.
@@ -119,8 +139,7 @@ class BertSelfAttention(nn.Module):
         "relative_key" (Shaw et al., arXiv:1803.02155): the query also meets a vector for the distance to each key.
         "relative_key_query" (Huang et al., arXiv:2009.13658, method 4): so does the key.
         """
-        kind = self.config.position_embedding_type
-        if kind == "absolute":
+        if self.position_embedding_type == "absolute":
             return None
         query_length, key_length = query.shape[2], key.shape[2]
         # With a cache the queries are the last T of S positions, as in masks.causal.
@@ -129,7 +148,7 @@ class BertSelfAttention(nn.Module):
         row = query_position - key_position + self.config.max_position_embeddings - 1  # [T, S]
         distance = self.distance_embedding(row)  # [T, S, D]
         scores = torch.einsum("bhtd,tsd->bhts", query, distance)  # [B, H, T, S]
-        if kind == "relative_key_query":
+        if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhsd,tsd->bhts", key, distance)  # [B, H, T, S]
         return scores
 
@@ -142,19 +161,11 @@ class BertCrossAttention(BertSelfAttention):
     """
 
     def __init__(self, config: BertConfig, layer_idx: int) -> None:
-        super().__init__(config, layer_idx)
-        if config.position_embedding_type != "absolute":
-            del self.distance_embedding
+        super().__init__(config, layer_idx, position_embedding_type="absolute")
 
     def forward(  # type: ignore[override]  # the encoder's states are its second input
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        mask: Tensor | None = None,
-        *,
-        head_mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        output_attentions: bool = False,
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, mask: Tensor | None = None, *,
+        head_mask: Tensor | None = None, cache: KVCache | None = None, output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         query = self.transpose_for_scores(self.query(hidden_states))  # [B, H, T, D]
         kept = cache.cross(self.layer_idx) if cache is not None else None
@@ -165,36 +176,7 @@ class BertCrossAttention(BertSelfAttention):
             value = self.transpose_for_scores(self.value(encoder_hidden_states))  # [B, H, S, D]
             if cache is not None:
                 cache.set_cross(self.layer_idx, key, value)
-        return attend_heads(self, query, key, value, mask, None, head_mask, output_attentions)
-
-
-def attend_heads(
-    module: BertSelfAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    head_mask: Tensor | None,
-    output_attentions: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The chosen attention function on `[B, H, T, D]`, and the heads side by side again: `[B, T, H * D]`."""
-    context, probs = attend(
-        module.config.attn_implementation,
-        module,
-        query,
-        key,
-        value,
-        mask,
-        scale=module.attention_head_size**-0.5,
-        dropout=module.dropout.p if module.training else 0.0,
-        bias=bias,
-        head_mask=head_mask,
-        output_attentions=output_attentions,
-    )  # [B, H, T, D], [B, H, T, S]
-    batch, _, length, _ = context.shape
-    context = context.transpose(1, 2).reshape(batch, length, module.all_head_size)  # [B, T, C]
-    return context, probs if output_attentions else None
+        return self.attend(query, key, value, mask, head_mask, output_attentions)
 
 
 class BertSelfOutput(nn.Module):
@@ -222,14 +204,8 @@ class BertAttention(nn.Module):
         self.pruned_heads: set[int] = set()
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        mask: Tensor | None = None,
-        *,
-        encoder_hidden_states: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        output_attentions: bool = False,
+        self, hidden_states: Tensor, mask: Tensor | None = None, *, encoder_hidden_states: Tensor | None = None,
+        head_mask: Tensor | None = None, cache: KVCache | None = None, output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         if head_mask is not None and self.pruned_heads:
             kept = [head for head in range(head_mask.shape[-3]) if head not in self.pruned_heads]
@@ -242,21 +218,14 @@ class BertAttention(nn.Module):
 
     def prune_heads(self, heads: set[int]) -> None:
         """Cut heads (numbered as in the unpruned model) out of the four matrices; see `PreTrainedModel.prune_heads`."""
-        new = sorted(heads - self.pruned_heads)
-        if not new:
-            return
-        attention = self.self
-        present = [
-            h for h in range(attention.num_attention_heads + len(self.pruned_heads)) if h not in self.pruned_heads
-        ]
-        kept = [place for place, head in enumerate(present) if head not in new]  # places in the present matrices
-        size = attention.attention_head_size
+        attention, size = self.self, self.self.attention_head_size
+        present = [head for head in range(attention.config.num_attention_heads) if head not in self.pruned_heads]
+        kept = [place for place, head in enumerate(present) if head not in heads]  # places in the present matrices
         for name in ("query", "key", "value"):
             setattr(attention, name, keep_heads(getattr(attention, name), kept, size, dim=0))  # rows: outputs
         self.output.dense = keep_heads(self.output.dense, kept, size, dim=1)  # columns: inputs
-        attention.num_attention_heads = len(kept)
-        attention.all_head_size = len(kept) * size
-        self.pruned_heads |= set(new)
+        attention.num_attention_heads, attention.all_head_size = len(kept), len(kept) * size
+        self.pruned_heads |= heads
 
 
 class BertIntermediate(nn.Module):
@@ -298,14 +267,8 @@ class BertLayer(nn.Module):
         self.output = BertOutput(config)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        mask: Tensor | None = None,
-        *,
-        head_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-        cache: KVCache | None = None,
+        self, hidden_states: Tensor, mask: Tensor | None = None, *, head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None, encoder_mask: Tensor | None = None, cache: KVCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """`[B, T, C]` -> (`[B, T, C]`, self-attention probabilities, cross-attention probabilities)."""
@@ -315,12 +278,8 @@ class BertLayer(nn.Module):
         )  # [B, T, C], [B, H, T, S]
         if encoder_hidden_states is not None:
             attention_output, cross_probs = self.crossattention(
-                attention_output,
-                encoder_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                head_mask=head_mask,
-                cache=cache,
-                output_attentions=output_attentions,
+                attention_output, encoder_mask, encoder_hidden_states=encoder_hidden_states, head_mask=head_mask,
+                cache=cache, output_attentions=output_attentions,
             )  # [B, T, C], [B, H, T, S]
         output = apply_chunking_to_forward(
             self.feed_forward_chunk, self.config.chunk_size_feed_forward, 1, attention_output
@@ -341,39 +300,26 @@ class BertEncoder(nn.Module):
         self.gradient_checkpointing = config.gradient_checkpointing
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        mask: Tensor | None = None,
-        *,
-        head_masks: Sequence[Tensor | None] | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        self, hidden_states: Tensor, mask: Tensor | None = None, *, head_masks: Sequence[Tensor | None] | None = None,
+        encoder_hidden_states: Tensor | None = None, encoder_mask: Tensor | None = None, cache: KVCache | None = None,
+        output_attentions: bool = False, output_hidden_states: bool = False,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         all_hidden: list[Tensor] = [hidden_states]  # [B, T, C] each
         all_probs: list[Any] = []
         all_cross_probs: list[Any] = []
         for index, layer in enumerate(self.layer):
-            settings = {
-                "head_mask": head_masks[index] if head_masks is not None else None,
-                "encoder_hidden_states": encoder_hidden_states,
-                "encoder_mask": encoder_mask,
-                "cache": cache,
-                "output_attentions": output_attentions,
-            }
-            if self.gradient_checkpointing and self.training:
-                hidden_states, probs, cross_probs = checkpointed(layer, hidden_states, mask, **settings)
-            else:
-                hidden_states, probs, cross_probs = layer(hidden_states, mask, **settings)  # [B, T, C], ...
+            run = partial(checkpointed, layer) if self.gradient_checkpointing and self.training else layer
+            hidden_states, probs, cross_probs = run(
+                hidden_states, mask, head_mask=head_masks[index] if head_masks is not None else None,
+                encoder_hidden_states=encoder_hidden_states, encoder_mask=encoder_mask, cache=cache,
+                output_attentions=output_attentions,
+            )
             all_hidden.append(hidden_states)
             all_probs.append(probs)
             all_cross_probs.append(cross_probs)
         has_cross = output_attentions and encoder_hidden_states is not None
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=hidden_states,
-            past_key_values=cache,
+            last_hidden_state=hidden_states, past_key_values=cache,
             hidden_states=tuple(all_hidden) if output_hidden_states else None,
             attentions=tuple(all_probs) if output_attentions else None,
             cross_attentions=tuple(all_cross_probs) if has_cross else None,
@@ -405,16 +351,14 @@ class BertPreTrainedModel(PreTrainedModel):
         "embeddings.token_type_embeddings.weight": ("type_vocab_size", "hidden_size"),
         "encoder.layer.0.intermediate.dense.weight": ("intermediate_size", "hidden_size"),
     }
+    input_embeddings_path = "embeddings.word_embeddings"
     layers_rule: ClassVar[tuple[str, str]] = ("encoder.layer.{}.", "num_hidden_layers")
     # The pooler belongs to the next-sentence objective: checkpoints of other objectives come without one.
     fresh_parts: ClassVar[tuple[str, ...]] = ("pooler.",)
     head_parts: ClassVar[tuple[str, ...]] = ("cls.", "classifier.", "qa_outputs.")
 
-    def layer_modules(self) -> list[nn.Module]:
-        return list(self.base_model.encoder.layer)
-
-    def attention_modules(self, layer: int) -> list[nn.Module]:
-        return [self.layer_modules()[layer].attention]
+    def attention_modules(self, layer: int) -> list[Any]:
+        return [self.base_model.encoder.layer[layer].attention]
 
 
 class BertModel(BertPreTrainedModel):
@@ -432,27 +376,12 @@ class BertModel(BertPreTrainedModel):
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embeddings.word_embeddings = value
-
     def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        *,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_values: KVCache | Sequence[Any] | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None, past_key_values: KVCache | Sequence[Any] | None = None,
+        use_cache: bool | None = None, output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Hidden states of every token.
@@ -468,7 +397,8 @@ class BertModel(BertPreTrainedModel):
             encoder_hidden_states: `[B, S_encoder, C]` for the cross-attention.
             encoder_attention_mask: `[B, S_encoder]`, 0 = padding of the encoder.
             past_key_values: a `KVCache`, which this call extends, or the classic tuple of (key, value) pairs.
-            use_cache: return the cache; None = `config.use_cache` in a decoder, never in an encoder.
+            use_cache: return the cache; None = `config.use_cache` in a decoder, never in an encoder or while gradient
+                checkpointing runs each layer twice.
             output_attentions, output_hidden_states, return_dict: None = what the configuration says.
 
         Returns:
@@ -480,121 +410,410 @@ class BertModel(BertPreTrainedModel):
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        cache = self.cache_of_call(past_key_values, use_cache)
+        use_cache = self.wants_cache(use_cache, past_key_values)
+        cache = as_cache(past_key_values) if past_key_values is not None else KVCache() if use_cache else None
         past = cache.get_seq_length() if cache is not None else 0
-        batch, length = self.check_inputs(input_ids, token_type_ids, position_ids, inputs_embeds, past)
 
-        mask = self.self_attention_mask(attention_mask, batch, length, past)
-        encoder_mask = self.cross_attention_mask(encoder_hidden_states, encoder_attention_mask, batch, length)
+        batch, length = check_model_inputs(config, input_ids, token_type_ids, position_ids, inputs_embeds, past)
+        check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask)
+        padding = check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=past + length)
+        mask = masks.broadcastable(padding)  # [B, 1, 1, S] or [B, 1, T, S]
+        if config.is_decoder and length > 1:  # a single query is the last position: nothing lies after it
+            mask = masks.both(masks.causal(length, past + length, self.device), mask)  # [1 or B, 1, T, S]
+        encoder_mask = None
+        if encoder_hidden_states is not None:
+            encoder_padding = check_attention_mask(
+                encoder_attention_mask, batch=batch, query_length=length, key_length=encoder_hidden_states.shape[1],
+                name="encoder_attention_mask",
+            )
+            encoder_mask = masks.broadcastable(encoder_padding)  # [B, 1, 1, S] or [B, 1, T, S]
+
         embedding_output = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, past)  # [B, T, C]
         encoded = self.encoder(
-            embedding_output,
-            mask,
-            head_masks=self.get_head_mask(head_mask, config.num_hidden_layers, batch=batch),
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_mask=encoder_mask,
-            cache=cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            embedding_output, mask, head_masks=self.get_head_mask(head_mask, config.num_hidden_layers, batch=batch),
+            encoder_hidden_states=encoder_hidden_states, encoder_mask=encoder_mask, cache=cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
         )
         sequence_output = encoded.last_hidden_state  # [B, T, C]
         output = BaseModelOutputWithPoolingAndCrossAttentions(
             last_hidden_state=sequence_output,
-            pooler_output=self.pooler(sequence_output) if self.pooler is not None else None,  # [B, C]
-            hidden_states=encoded.hidden_states,
-            past_key_values=encoded.past_key_values,
-            attentions=encoded.attentions,
-            cross_attentions=encoded.cross_attentions,
+            pooler_output=self.pooler(sequence_output) if self.pooler is not None else None,
+            hidden_states=encoded.hidden_states, past_key_values=cache if use_cache else None,
+            attentions=encoded.attentions, cross_attentions=encoded.cross_attentions,
         )
         return self.returned(output, return_dict)
 
-    def cache_of_call(self, past_key_values: KVCache | Sequence[Any] | None, use_cache: bool | None) -> KVCache | None:
-        """The cache that this call fills: the caller's, a new one, or None. Only a decoder has one."""
-        if not self.config.is_decoder:
-            if use_cache or past_key_values is not None:
-                raise ValueError(
-                    "use_cache and past_key_values need a decoder (config.is_decoder = True): in an encoder every "
-                    "token attends to the later ones too, so earlier keys and values change with each new token."
-                )
-            return None
-        if self.encoder.gradient_checkpointing and self.training:
-            if use_cache or past_key_values is not None:
-                raise ValueError(
-                    "a cache cannot be used with gradient checkpointing, which runs each layer twice: pass "
-                    "use_cache=False, or call model.gradient_checkpointing_disable()."
-                )
-            return None  # config.use_cache is a default, and this call cannot follow it
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        if past_key_values is not None:
-            return as_cache(past_key_values)
-        return KVCache() if use_cache else None
 
-    def check_inputs(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        past: int,
-    ) -> tuple[int, int]:
-        """(B, T) of a call whose inputs are in order; see `minitf.checks` for the errors."""
-        config = self.config
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
-            raise ValueError(f"exactly one of input_ids and inputs_embeds is needed, and {given} is given.")
-        if input_ids is not None:
-            check_ids(input_ids, config.vocab_size, "input_ids", "vocab_size")
-            batch, length = input_ids.shape
-        else:
-            assert inputs_embeds is not None
-            check_embeds(inputs_embeds, config.hidden_size)
-            batch, length = inputs_embeds.shape[:2]
-        name = "input_ids" if input_ids is not None else "inputs_embeds"
-        check_length(length, config.max_position_embeddings, name, past=past)
-        if token_type_ids is not None:
-            check_ids(token_type_ids, config.type_vocab_size, "token_type_ids", "type_vocab_size")
-            if token_type_ids.shape != (batch, length):
-                raise ValueError(
-                    f"token_type_ids has shape {list(token_type_ids.shape)}; {name} has [{batch}, {length}]."
-                )
-        if position_ids is not None:
-            if config.position_embedding_type != "absolute":
-                raise ValueError(
-                    f"position_ids have no effect with position_embedding_type {config.position_embedding_type!r}: "
-                    "distances follow from the order of the tokens. Leave them out."
-                )
-            check_positions(position_ids, batch, length, config.max_position_embeddings)
-        return batch, length
+# ====================================================================================================================
+# The heads
+#
+# Every head class holds the trunk as `self.bert`. The arguments of its forward are those of BertModel.forward, and
+# `labels`; they are documented there. Models return logits: the softmax is part of the loss.
 
-    def self_attention_mask(self, attention_mask: Tensor | None, batch: int, length: int, past: int) -> Tensor | None:
-        """Padding, and in a decoder the causal triangle: boolean `[B, 1, 1 or T, S]`; None if nothing is hidden."""
-        checked = check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=past + length)
-        mask = masks.broadcastable(checked)  # [B, 1, 1, S] or [B, 1, T, S]
-        if not self.config.is_decoder or length == 1:
-            return mask  # a single query is the last position: nothing lies after it
-        return masks.both(masks.causal(length, past + length, self.device), mask)  # [B, 1, T, S] or [1, 1, T, S]
 
-    def cross_attention_mask(
-        self, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None, batch: int, length: int
-    ) -> Tensor | None:
-        """The padding of the encoder: boolean `[B, 1, 1 or T, S_encoder]`; None if nothing is hidden."""
-        if encoder_hidden_states is None:
-            if encoder_attention_mask is not None:
-                raise ValueError(
-                    "encoder_attention_mask is given without encoder_hidden_states: it would have no effect."
-                )
-            return None
-        if not self.config.add_cross_attention:
-            raise ValueError(
-                "encoder_hidden_states need a decoder with cross-attention (config.is_decoder = True, "
-                "config.add_cross_attention = True): this model would not look at them."
-            )
-        check_embeds(encoder_hidden_states, self.config.hidden_size, name="encoder_hidden_states")
-        checked = check_attention_mask(
-            encoder_attention_mask,
-            batch=batch,
-            query_length=length,
-            key_length=encoder_hidden_states.shape[1],
-            name="encoder_attention_mask",
+class BertPredictionHeadTransform(nn.Module):
+    """One more dense layer before the words are scored: dense, activation, LayerNorm."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform_act_fn = get_activation(config.hidden_act)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))  # [B, T, C]
+
+
+class BertLMPredictionHead(nn.Module):
+    """A score for every word. The matrix is that of the word embeddings; only the bias is new.
+
+    `bias` and `decoder.bias` are one parameter under two names, because old checkpoints hold the first only.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden_states))  # [B, T, V]
+
+
+class BertOnlyMLMHead(nn.Module):
+    """Words only."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+
+    def forward(self, sequence_output: Tensor) -> Tensor:
+        return self.predictions(sequence_output)  # [B, T, V]
+
+
+class BertOnlyNSPHead(nn.Module):
+    """Next sentence only: two scores from the pooled vector."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, pooled_output: Tensor) -> Tensor:
+        return self.seq_relationship(pooled_output)  # [B, 2]
+
+
+class BertPreTrainingHeads(nn.Module):
+    """Both objectives of the paper: words and next sentence."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+    def forward(self, sequence_output: Tensor, pooled_output: Tensor) -> tuple[Tensor, Tensor]:
+        return self.predictions(sequence_output), self.seq_relationship(pooled_output)  # [B, T, V], [B, 2]
+
+
+class BertWithWordScores(BertPreTrainedModel):
+    """What the classes that score words share: which parameters are tied, and where the scoring matrix is."""
+
+    tied_weights: ClassVar[dict[str, str]] = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    cls: Any
+
+    def get_output_embeddings(self) -> nn.Linear:
+        decoder: nn.Linear = self.cls.predictions.decoder
+        return decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the scoring matrix and its bias; see `check_output_embeddings` for what fits."""
+        self.check_output_embeddings(new_embeddings)
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+
+def classification_dropout(config: BertConfig) -> nn.Dropout:
+    """Dropout before a classifier: `classifier_dropout`, or `hidden_dropout_prob` if that is None."""
+    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
+
+
+class BertForPreTraining(BertWithWordScores):
+    """The two objectives of the paper together: masked words and next sentence; the loss is their sum."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.cls = BertPreTrainingHeads(config)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, labels: Tensor | None = None, next_sentence_label: Tensor | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` `[B, T]` (-100 = not scored) and `next_sentence_label` `[B]` (0 = B follows A) are given together."""
+        if (labels is None) != (next_sentence_label is None):
+            raise ValueError("the pre-training loss needs both labels and next_sentence_label, and only one is given.")
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        return masks.broadcastable(checked)  # [B, 1, 1, S] or [B, 1, T, S]
+        words, next_sentence = self.cls(outputs.last_hidden_state, outputs.pooler_output)  # [B, T, V], [B, 2]
+        loss = None
+        if labels is not None and next_sentence_label is not None:
+            loss = losses.masked_language_model_loss(words, labels)
+            loss = loss + losses.next_sentence_loss(next_sentence, next_sentence_label)
+        output = BertForPreTrainingOutput(
+            loss=loss, prediction_logits=words, seq_relationship_logits=next_sentence,
+            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+        )
+        return self.returned(output, return_dict)
+
+
+class BertLMHeadModel(BertWithWordScores):
+    """BERT as a left-to-right language model: set `config.is_decoder`, or every token sees the one that it predicts."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        if not config.is_decoder:
+            logger.warning("BertLMHeadModel with is_decoder=False: every token sees the token that it has to predict.")
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.cls = BertOnlyMLMHead(config)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None, labels: Tensor | None = None,
+        past_key_values: KVCache | Sequence[Any] | None = None, use_cache: bool | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` `[B, T]`, usually `input_ids`: the shift by one happens in the loss. With labels no cache is made."""
+        if labels is not None and use_cache is None and past_key_values is None:
+            use_cache = False  # scoring a text is one call: nothing comes after it
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values, use_cache=use_cache, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.cls(outputs.last_hidden_state)  # [B, T, V]
+        output = CausalLMOutputWithCrossAttentions(
+            loss=losses.causal_language_model_loss(logits, labels) if labels is not None else None, logits=logits,
+            past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
+        return self.returned(output, return_dict)
+
+
+class BertForMaskedLM(BertWithWordScores):
+    """Fill in the masked words."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        if config.is_decoder:
+            logger.warning("BertForMaskedLM with is_decoder=True: a masked word is predicted from the left side only.")
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.cls = BertOnlyMLMHead(config)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None, labels: Tensor | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` `[B, T]`: the original ids at the masked positions, -100 elsewhere. Nothing is shifted."""
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask, use_cache=False,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.cls(outputs.last_hidden_state)  # [B, T, V]
+        loss = losses.masked_language_model_loss(logits, labels) if labels is not None else None
+        output = MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return self.returned(output, return_dict)
+
+
+class BertForNextSentencePrediction(BertPreTrainedModel):
+    """Does sentence B follow sentence A? Label and logit 0: it does; 1: it is a random sentence."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.cls = BertOnlyNSPHead(config)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, labels: Tensor | None = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` `[B]`: 0 = B follows A, 1 = B is a random sentence."""
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.cls(outputs.pooler_output)  # [B, 2]
+        loss = losses.next_sentence_loss(logits, labels) if labels is not None else None
+        output = NextSentencePredictorOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return self.returned(output, return_dict)
+
+
+class BertForSequenceClassification(BertPreTrainedModel):
+    """One label, several labels or a number for the whole sequence, from the pooled vector."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = BertModel(config)
+        self.dropout = classification_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, labels: Tensor | None = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` and their loss follow `config.problem_type`: see `losses.sequence_classification_loss`."""
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.pooler_output))  # [B, N]
+        loss = None
+        if labels is not None:
+            loss = losses.sequence_classification_loss(logits, labels, self.config.problem_type)
+        output = SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return self.returned(output, return_dict)
+
+
+class BertForMultipleChoice(BertPreTrainedModel):
+    """Which of N texts fits best? Inputs are `[B, N, T]`; each choice is read alone and gets one score."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.bert = BertModel(config)
+        self.dropout = classification_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, labels: Tensor | None = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:
+        """`input_ids`, `attention_mask`, `token_type_ids`, `position_ids` `[B, N, T]`; `labels` `[B]`: the right choice."""
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None or given.dim() != (3 if input_ids is not None else 4):
+            raise ValueError(
+                f"multiple choice needs input_ids [batch, choices, positions] (or inputs_embeds with one dimension more), "
+                f"and got {'neither' if given is None else list(given.shape)}."
+            )
+        choices = given.shape[1]
+        outputs = self.bert(
+            merge_choices(input_ids), merge_choices(attention_mask), merge_choices(token_type_ids),
+            merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        scores = self.classifier(self.dropout(outputs.pooler_output))  # [B * N, 1]
+        logits = scores.view(-1, choices)  # [B, N]
+        loss = losses.multiple_choice_loss(logits, labels) if labels is not None else None
+        output = MultipleChoiceModelOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return self.returned(output, return_dict)
+
+
+def merge_choices(x: Tensor | None) -> Tensor | None:
+    """`[B, N, ...]` -> `[B * N, ...]`: the trunk reads every choice as a sequence of its own."""
+    return x if x is None else x.flatten(0, 1)
+
+
+class BertForTokenClassification(BertPreTrainedModel):
+    """A label for every token (names, parts of speech)."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.dropout = classification_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, labels: Tensor | None = None, output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+    ) -> Any:
+        """`labels` `[B, T]`: 0 ... N - 1, or -100 = not scored."""
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))  # [B, T, N]
+        loss = losses.token_classification_loss(logits, labels) if labels is not None else None
+        output = TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+        return self.returned(output, return_dict)
+
+
+class BertForQuestionAnswering(BertPreTrainedModel):
+    """Where in the text does the answer start, and where does it end?"""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config)
+        if config.num_labels != 2:
+            raise ValueError(
+                f"question answering has two labels, start and end, and num_labels is {config.num_labels}."
+            )
+        self.num_labels = config.num_labels
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None, position_ids: Tensor | None = None, *, head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None, start_positions: Tensor | None = None, end_positions: Tensor | None = None,
+        output_attentions: bool | None = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """`start_positions`, `end_positions` `[B]`: first and last token of the answer; beyond T = not scored."""
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("the loss needs both start_positions and end_positions, and only one is given.")
+        outputs = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
+        )
+        logits = self.qa_outputs(outputs.last_hidden_state)  # [B, T, 2]
+        start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()  # [B, T], [B, T]
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = losses.question_answering_loss(start_logits, end_logits, start_positions, end_positions)
+        output = QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return self.returned(output, return_dict)
