@@ -562,7 +562,7 @@ class BertTokenizer:
         Both minitf and transformers read the folder back to the same ids. Raises NotADirectoryError if the path is a
         file.
         """
-        from weights_tools.saving import write_atomically  # imports torch, which reading and encoding do not need
+        from weights_tools import write_atomically
 
         folder = Path(save_directory)
         if folder.exists() and not folder.is_dir():
