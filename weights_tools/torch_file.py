@@ -8,7 +8,11 @@ without executing it (`torch_pickle.py`) and every size it claims is compared wi
 
 from __future__ import annotations
 
+import contextlib
+import io
+import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +98,8 @@ class TorchFile:
                 raise self._broken(found, f"{storage.nbytes}, as the pickle says")
         return facts
 
-    def _open_zip(self) -> zipfile.ZipFile:
+    @contextlib.contextmanager
+    def _open_zip(self) -> Iterator[zipfile.ZipFile]:
         size = self._source.size
         end = bytearray(min(22, size))
         read_exactly(self._source.file, size - len(end), memoryview(end), self.path)
@@ -102,18 +107,24 @@ class TorchFile:
         # reader, which loads it, could be made to see two different archives in one file.
         if len(end) < 22 or not end.startswith(END_OF_ZIP) or end[20:22] != b"\0\0":
             raise self._broken("the archive's directory is not at its end", "a whole zip archive")
+        self._source.file.seek(0)
         try:
-            self._source.file.seek(0)
-            return zipfile.ZipFile(self._source.file)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise self._broken(f"the archive's directory is damaged ({error})", "a whole zip archive") from None
+            with zipfile.ZipFile(self._source.file) as archive:
+                yield archive
+        except WeightsError:
+            raise
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
+            raise self._broken(f"the archive is damaged ({error})", "a whole zip archive") from None
 
     def _records(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         remedy = "Load it with torch, if you trust it, and save it again: torch.save(model.state_dict(), path)."
         records: dict[str, zipfile.ZipInfo] = {}
         seen: set[str] = set()
         here = 0
-        for record in sorted(archive.infolist(), key=lambda record: record.header_offset):
+        ordered = sorted(archive.infolist(), key=lambda record: record.header_offset)
+        if ordered[0].header_offset != 0:
+            raise self._broken("the archive begins inside the file", "an archive from the first byte on")
+        for record in ordered:
             name = record.filename
             # torch's reader ignores case, so names that differ in case only are the same record to it.
             if name.lower() in seen:
@@ -151,18 +162,13 @@ class TorchFile:
     def _check_records(self) -> None:
         """Compare the checksum of every record: torch does not, so flipped bits would become wrong weights."""
         with self._open_zip() as archive:
-            try:
-                damaged = archive.testzip()
-            except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
-                raise self._broken(f"a record cannot be read ({error})", "whole records") from None
+            damaged = archive.testzip()
         if damaged is not None:
             raise self._broken(f"record {shown(damaged)} is damaged (wrong checksum)", "an undamaged file")
 
     # ------------------------------------------------------------------------------------------------- the old stream
 
     def _stream_facts(self) -> PickleFacts:
-        import io
-
         with io.BufferedReader(_KeepOpen(self._source.file)) as stream:
             stream.seek(0)
             magic, protocol, system = (PickleFacts(stream, self.path).root for _ in range(3))

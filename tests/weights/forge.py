@@ -27,7 +27,7 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def safetensors_bytes(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:
-    """A file from a header (bytes, or a value for JSON) and a body; `length` overrides the true length of the header."""
+    """A file from a header (bytes, or a value for JSON) and a body; `length` overrides the header's true length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 

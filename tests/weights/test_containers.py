@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support import minilm_folder, shared_data
-from tests.weights.forge import safetensors_bytes, tensors, torch_bytes, write
+from tests.weights.forge import tensors, torch_bytes, write
 from weights_tools.files import WeightsError, open_checkpoint, save_checkpoint
 from weights_tools.safetensors_file import DTYPES
 
@@ -317,7 +317,7 @@ def test_zip_of_the_folder_and_npz(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"zip archive of 'config.json', 'model.safetensors'; .* Unpack it"):
         open_checkpoint(path)
     numpy.savez(tmp_path / "weights.npz", a=numpy.ones(3))
-    with pytest.raises(WeightsError, match="NumPy .npz archive"):
+    with pytest.raises(WeightsError, match=r"NumPy \.npz archive"):
         open_checkpoint(tmp_path / "weights.npz")
 
 
@@ -395,13 +395,15 @@ class TestShards:
 
     def test_tensor_that_the_index_forgets(self, folder: Path) -> None:
         self.rewrite(folder, lambda content: content["weight_map"].pop("pooler.dense.bias"))
-        with pytest.raises(WeightsError, match="tensor 'pooler.dense.bias': the index does not name it"):
+        with pytest.raises(WeightsError, match=r"tensor 'pooler\.dense\.bias': the index does not name it"):
             open_checkpoint(folder)
 
     def test_tensor_in_two_shards(self, folder: Path) -> None:
         first, second = (shard.name for shard in sorted(folder.glob("*-of-*"))[:2])
         (folder / second).write_bytes((folder / first).read_bytes())
-        with pytest.raises(WeightsError, match=f"tensor 'embeddings.word_embeddings.weight': the index has it in {first}"):
+        with pytest.raises(
+            WeightsError, match=f"tensor 'embeddings.word_embeddings.weight': the index has it in {first}"
+        ):
             open_checkpoint(folder)
 
     @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ class TestShards:
         save_checkpoint(folder.parent, tensors())
         (folder.parent / "model.safetensors").rename(folder.parent / "outside.safetensors")
         self.rewrite(folder, lambda content: content["weight_map"].update({"pooler.dense.bias": name}))
-        with pytest.raises(WeightsError, match="the index names the file .* expected the plain name of a file"):
+        with pytest.raises(WeightsError, match=r"the index names the file .* expected the plain name of a file"):
             open_checkpoint(folder)
 
     def test_link_that_leads_outside(self, folder: Path) -> None:
@@ -483,7 +485,7 @@ class TestHubCache:
         blob = tmp_path / "models--org--name" / "blobs" / "77aa"
         snapshot = self.make(tmp_path, blob)
         blob.unlink()
-        with pytest.raises(FileNotFoundError, match="this link leads to .*77aa, which does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"this link leads to .*77aa, which does not exist"):
             open_checkpoint(snapshot)
 
 
