@@ -45,11 +45,28 @@ def is_integer(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return (isinstance(value, float) or is_integer(value)) and math.isfinite(value)
+    return (isinstance(value, float) and math.isfinite(value)) or is_integer(value)
 
 
 def is_string_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def is_pruned_heads(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_integer(layer) and layer >= 0 and isinstance(heads, list) and all(is_integer(h) and h >= 0 for h in heads)
+        for layer, heads in value.items()
+    )
+
+
+def is_label_names(value: Any) -> bool:
+    if not isinstance(value, dict) or not value or not all(is_integer(number) for number in value):
+        return False
+    return sorted(value) == list(range(len(value))) and all(isinstance(name, str) for name in value.values())
+
+
+def is_label_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and is_integer(v) for k, v in value.items())
 
 
 def ruled(default: Any, description: str, accepts: Callable[[Any], bool]) -> Any:
@@ -101,7 +118,7 @@ def one_of(default: str | None, *choices: str | None) -> Any:
 
 
 def is_activation(value: Any) -> bool:
-    from minitf.activations import ACT2FN  # imported here: a config is readable without importing torch
+    from minitf.activations import ACT2FN  # imported here: `import minitf.config` does not import torch
 
     return callable(value) or (isinstance(value, str) and value in ACT2FN)
 
@@ -134,10 +151,9 @@ class StrictKeywords(type):
 
     def __call__(cls: Any, **settings: Any) -> Any:
         resolved = cls._resolve(settings)
-        num_labels = resolved.pop("num_labels", None)
+        labels = {name: resolved.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         config = super().__call__(**resolved)
-        if num_labels is not None:
-            config._set_num_labels(num_labels, given_labels=resolved.get("id2label"))
+        config._set_labels(**labels)
         return config
 
 
@@ -163,17 +179,15 @@ class PretrainedConfig(metaclass=StrictKeywords):
     return_dict: bool = flag(True)
     tie_word_embeddings: bool = flag(True)
     chunk_size_feed_forward: int = not_negative(0)
-    pruned_heads: dict[int, list[int]] = ruled(
-        {},
-        "a dictionary {layer: [heads]}",
-        lambda v: isinstance(v, dict) and all(isinstance(h, list) for h in v.values()),
-    )
+    pruned_heads: dict[int, list[int]] = ruled({}, "a dictionary {layer: [heads]} of integers >= 0", is_pruned_heads)
     id2label: dict[int, str] = ruled(
         {0: "LABEL_0", 1: "LABEL_1"},
         "a non-empty dictionary {0: name, 1: name, ...} without gaps",
-        lambda v: isinstance(v, dict) and len(v) > 0 and sorted(v) == list(range(len(v))),
+        is_label_names,
     )
-    label2id: dict[str, int] | None = ruled(None, "the inverse of id2label", lambda v: v is None or isinstance(v, dict))
+    label2id: dict[str, int] | None = ruled(
+        None, "the inverse of id2label, {name: 0, name: 1, ...}", lambda v: v is None or is_label_numbers(v)
+    )
     problem_type: str | None = one_of(
         None, None, "regression", "single_label_classification", "multi_label_classification"
     )
@@ -223,6 +237,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
         field = self._fields().get(name)
         if field is None:
             if name in self._kept:
+                self._refuse({name: value}, type(self).__name__)
                 self._kept[name] = value
                 return
             if not name.startswith("_") and not isinstance(getattr(type(self), name, None), property):
@@ -236,9 +251,13 @@ class PretrainedConfig(metaclass=StrictKeywords):
         rule: Rule | None = field.metadata.get("rule")
         if rule is not None and not rule.accepts(value):
             raise ValueError(f"{type(self).__name__}.{name} = {value!r}: expected {rule.description}.")
-        object.__setattr__(self, name, value)
+        if isinstance(value, (dict, list)):
+            value = copy.deepcopy(value)  # the caller's object may change later, unchecked
         if name == "id2label":
             object.__setattr__(self, "label2id", {label: i for i, label in value.items()})
+        elif name == "label2id":
+            value = self._follow(value)
+        object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:  # only called when normal look-up fails: aliases and unknown JSON keys
         field = type(self)._aliases().get(name)
@@ -254,13 +273,15 @@ class PretrainedConfig(metaclass=StrictKeywords):
         Raises:
             ValueError: the keys contradict each other.
         """
-        if self.label2id is None:
-            self.label2id = {label: i for i, label in self.id2label.items()}
-        if len(self.label2id) != len(self.id2label) or any(self.label2id.get(v) != k for k, v in self.id2label.items()):
-            raise ValueError(
-                f"{type(self).__name__}: id2label {self.id2label!r} and label2id {self.label2id!r} contradict each "
-                "other: give one of them, the other follows."
-            )
+        for name in self._fields():  # a list or dictionary may have been changed in place since it was set
+            if isinstance(getattr(self, name), (dict, list)):
+                rule: Rule = self._fields()[name].metadata["rule"]
+                if not rule.accepts(getattr(self, name)):
+                    raise ValueError(
+                        f"{type(self).__name__}.{name} = {getattr(self, name)!r}: expected {rule.description}."
+                    )
+        if self.label2id != {label: i for i, label in self.id2label.items()} or len(self.label2id) != self.num_labels:
+            raise self._contradiction(self.id2label, self.label2id)
 
     # -- labels ----------------------------------------------------------------------------------------------------
 
@@ -271,17 +292,49 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
-        self._set_num_labels(number, given_labels=None)
+        self._set_num_labels(number)
 
-    def _set_num_labels(self, number: int, given_labels: dict[int, str] | None) -> None:
+    def _set_num_labels(self, number: int) -> None:
         if not is_integer(number) or number < 1:
             raise ValueError(f"{type(self).__name__}.num_labels = {number!r}: expected an integer >= 1.")
-        if given_labels is not None and len(given_labels) != number:
-            raise ValueError(
-                f"{type(self).__name__}: num_labels={number}, but id2label names {len(given_labels)} labels: drop one of them."
-            )
         if number != len(self.id2label):
             self.id2label = {i: f"LABEL_{i}" for i in range(number)}
+
+    def _set_labels(self, id2label: Any, label2id: Any, num_labels: Any) -> None:
+        """The constructor's three ways to describe the labels; None = not given. What is not given follows."""
+        if label2id is not None:
+            self.label2id = label2id
+        if id2label is not None:
+            if label2id is not None and id2label != self.id2label:
+                raise self._contradiction(id2label, label2id)
+            self.id2label = id2label
+        if num_labels is not None:
+            if (id2label is not None or label2id is not None) and num_labels != self.num_labels:
+                raise ValueError(
+                    f"{type(self).__name__}: num_labels={num_labels!r}, but id2label names {self.num_labels} labels: "
+                    "drop one of them."
+                )
+            self._set_num_labels(num_labels)
+        self.validate()
+
+    def _follow(self, label2id: dict[str, int] | None) -> dict[str, int]:
+        """Let `id2label` follow a new `label2id`; None = let `label2id` follow `id2label`."""
+        if label2id is None:
+            return {label: i for i, label in self.id2label.items()}
+        inverse = {number: label for label, number in sorted(label2id.items(), key=lambda item: item[1])}
+        if len(inverse) != len(label2id) or not is_label_names(inverse):
+            raise ValueError(
+                f"{type(self).__name__}.label2id = {label2id!r}: expected the numbers 0 to {len(label2id) - 1}, "
+                "each once."
+            )
+        object.__setattr__(self, "id2label", inverse)
+        return label2id
+
+    def _contradiction(self, id2label: Any, label2id: Any) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__}: id2label {id2label!r} and label2id {label2id!r} contradict each other: "
+            "give one of them, the other follows."
+        )
 
     # -- JSON ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +344,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
         Keys that only say where the file comes from (`_name_or_path`, `transformers_version`) are kept but not listed.
         """
-        return {key: value for key, value in self._kept.items() if key not in self._PROVENANCE}
+        known = (*self._PROVENANCE, *self._REFUSED)  # a refused key that is here has the value that is implemented
+        return {key: value for key, value in self._kept.items() if key not in known}
 
     @property
     def _kept(self) -> dict[str, Any]:
@@ -307,8 +361,10 @@ class PretrainedConfig(metaclass=StrictKeywords):
         """The text of `config.json`: every key, also those with default values, sorted, `torch_dtype` for dtype.
 
         Raises:
-            ValueError: a value that JSON cannot hold (an activation given as a function).
+            ValueError: a value that JSON cannot hold (an activation given as a function); keys that contradict each
+                other, which could not be read back.
         """
+        self.validate()
         values = self.to_dict()
         # The name that every version of transformers reads.
         values["torch_dtype"] = values.pop("dtype")
@@ -322,7 +378,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
     def to_json_file(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json_string()` all or nothing (temporary file, fsync, rename)."""
-        from weights_tools.files import write_atomically
+        from weights_tools.atomic import write_atomically
 
         write_atomically(Path(path), self.to_json_string().encode())
 
@@ -336,7 +392,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
     @classmethod
     def from_dict(
-        cls: type[Config], values: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any
+        cls: type[Config], contents: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any
     ) -> Config:
         """A configuration from the contents of a `config.json`; `overrides` are settings as in the constructor.
 
@@ -344,42 +400,57 @@ class PretrainedConfig(metaclass=StrictKeywords):
             ValueError: another `model_type`; a value that its rule refuses; a known key whose value is not implemented.
             TypeError: an unknown override.
         """
-        values = dict(values)
+        values: dict[str, Any] = copy.deepcopy(dict(contents))
         model_type = values.pop("model_type", None)
         if model_type not in (None, "", cls.model_type):
             raise ValueError(
                 f"{source} says model_type {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
                 "load it with the class of that architecture."
             )
-        for key, (implemented, why) in cls._REFUSED.items():
-            if key in values and values[key] != implemented:
-                raise ValueError(f"{source} has {key} = {values[key]!r}, but {why}: expected {implemented!r}.")
+        cls._refuse(values, source)
+        overrides = cls._resolve(overrides)
         for key in ("id2label", "pruned_heads"):  # JSON keys are strings
             if isinstance(values.get(key), dict):
                 values[key] = _integer_keys(values[key], f"{source}: {key}")
-        for key in ("id2label", "label2id"):
-            if values.get(key) is None:  # published files write null for "the default"
-                values.pop(key, None)
-        for key in ("num_labels", "_num_labels"):  # old files count the labels beside naming them
-            count = values.pop(key, None)
-            if count is not None and "id2label" not in values and "num_labels" not in overrides:
-                overrides["num_labels"] = count
-        if "num_labels" in overrides and "id2label" not in overrides:
-            named = values.get("id2label", {})
-            if len(named) != overrides["num_labels"]:  # another number of labels: the old names no longer apply
-                values.pop("id2label", None)
-                values.pop("label2id", None)
-        if "id2label" in overrides and "label2id" not in overrides:
-            values.pop("label2id", None)
+        labels = cls._labels_of(values, overrides, source)
         known = {key: value for key, value in values.items() if cls._aliases().get(key, key) in cls._fields()}
         unknown = {key: value for key, value in values.items() if key not in known}
-        overrides = cls._resolve(overrides)
         try:
-            config: Config = cls(**{**cls._resolve(known), **overrides})
+            resolved = cls._resolve({**known, **labels})
+        except TypeError as error:  # one setting under two names with two values
+            raise ValueError(f"{source}: {error}") from error
+        try:
+            config: Config = cls(**{**resolved, **overrides})
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         object.__setattr__(config, "_unknown", unknown)
         return config
+
+    @classmethod
+    def _refuse(cls, values: Mapping[str, Any], source: str) -> None:
+        for key, (implemented, why) in cls._REFUSED.items():
+            if key in values and values[key] != implemented:
+                raise ValueError(f"{source} has {key} = {values[key]!r}, but {why}: expected {implemented!r}.")
+
+    @classmethod
+    def _labels_of(cls, values: dict[str, Any], overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """Take the label keys out of a file's `values`; returns those that hold beside the overrides.
+
+        Published files write null for "the default", and old ones count the labels (`num_labels`, `_num_labels`)
+        beside naming them.
+        """
+        names = {key: values.pop(key, None) for key in ("id2label", "label2id")}
+        names = {key: value for key, value in names.items() if value is not None}
+        counts = [count for key in ("num_labels", "_num_labels") if (count := values.pop(key, None)) is not None]
+        if overrides.get("id2label") is not None or overrides.get("label2id") is not None:
+            return {}  # the caller names the labels: nothing of the file's applies
+        if overrides.get("num_labels") is not None:  # the file's names hold as long as their number is right
+            return names if all(len(value) == overrides["num_labels"] for value in names.values()) else {}
+        if any(count != counts[0] for count in counts):
+            raise ValueError(
+                f"{source} has num_labels = {counts[0]!r} and _num_labels = {counts[1]!r}: drop one of them."
+            )
+        return {**names, "num_labels": counts[0]} if counts else names
 
     @classmethod
     def from_json_file(cls: type[Config], path: str | os.PathLike[str], **overrides: Any) -> Config:
@@ -414,8 +485,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
         """Read a configuration from a folder, a JSON file or a model name; `overrides` replace single keys.
 
         Args:
-            pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the Hugging Face hub
-                (looked for in the local cache first).
+            pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the
+                Hugging Face hub (looked for in the local cache first).
             cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
             **overrides: settings as in the constructor, e.g. `num_hidden_layers=10`.
 
@@ -440,9 +511,12 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
 def _integer_keys(mapping: Mapping[Any, Any], where: str) -> dict[int, Any]:
     try:
-        return {int(key): value for key, value in mapping.items()}
+        integers = {int(key) if isinstance(key, str) else key: value for key, value in mapping.items()}
     except ValueError as error:
         raise ValueError(f"{where} = {dict(mapping)!r}: expected integers as keys.") from error
+    if len(integers) != len(mapping):
+        raise ValueError(f"{where} = {dict(mapping)!r}: a number stands there twice.")
+    return integers
 
 
 def _config_file(
@@ -512,7 +586,8 @@ class BertConfig(PretrainedConfig):
         initializer_range: standard deviation of fresh weights.
         layer_norm_eps: 1e-12, Google's value; torch's own default is 1e-5.
         pad_token_id: its word embedding starts at 0 and gets no gradient.
-        position_embedding_type: "absolute", "relative_key" (arXiv:1803.02155) or "relative_key_query" (arXiv:2009.13658).
+        position_embedding_type: "absolute", "relative_key" (arXiv:1803.02155) or "relative_key_query"
+            (arXiv:2009.13658).
         is_decoder: causal attention. add_cross_attention: each layer also attends to an encoder.
         classifier_dropout: of the classification heads; None means `hidden_dropout_prob`.
     """
@@ -551,7 +626,14 @@ class BertConfig(PretrainedConfig):
             )
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise ValueError(
-                f"BertConfig.pad_token_id = {self.pad_token_id} is outside of the vocabulary of {self.vocab_size} words."
+                f"BertConfig.pad_token_id = {self.pad_token_id} is outside of the vocabulary of "
+                f"{self.vocab_size} words."
             )
+        for layer, heads in self.pruned_heads.items():
+            if layer >= self.num_hidden_layers or any(head >= self.num_attention_heads for head in heads):
+                raise ValueError(
+                    f"BertConfig.pruned_heads = {self.pruned_heads!r} names heads that do not exist: this model has "
+                    f"{self.num_hidden_layers} layers of {self.num_attention_heads} heads, counted from 0."
+                )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("BertConfig.add_cross_attention = True needs is_decoder = True.")
