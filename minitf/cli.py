@@ -42,12 +42,12 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             near = get_close_matches(name, [option for option in self._option_string_actions if option != "-h"], n=1)
             if near:
-                self.error(f"no option {name}; did you mean {near[0]}?")
+                self.error(f"no option {name}, did you mean {near[0]}?")
             self.error(f"no option {name} (a text that begins with a dash must come after --)")
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n{self.format_usage()}")
+        self.exit(2, f"error: {message}; `{self.prog} --help` shows what there is\n")
 
 
 def _positive(text: str) -> int:
@@ -60,7 +60,7 @@ def run_parser() -> Parser:
     """`minitf run FOLDER TEXT ...`."""
     parser = Parser(
         "run",
-        "Embed texts with a BERT checkpoint: tokens, shapes, first values, and the cosine similarities of several texts.",
+        "Embed texts with a BERT checkpoint: tokens, shapes, first values, cosine similarities.",
         "examples:\n"
         '  minitf run FOLDER "A man is eating." "Someone eats."\n'
         "  minitf run FOLDER --file sentences.txt --npz vectors.npz\n"
@@ -162,11 +162,11 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], None], a
         return work, arguments
     parser = _top_parser()
     if not argv:
-        parser.error("no command; `minitf --help` lists them")
+        parser.error("no command")
     if not argv[0].startswith("-"):
         near = get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        parser.error(f"no command {argv[0]}; {hint}")
+        hint = f", did you mean {near[0]}?" if near else ""
+        parser.error(f"no command {argv[0]}{hint}")
     parser.parse_strictly(argv)
     return parser.error("the command comes first: minitf COMMAND [options]")
 
@@ -213,6 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("MINITF_DEBUG", "") not in ("", "0"):
             raise
         message = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
         known = isinstance(error, OSError | ValueError | TypeError | RuntimeError | UsageError)
         shown = message if known and message else f"{type(error).__name__}: {message}"
         with contextlib.suppress(BrokenPipeError):

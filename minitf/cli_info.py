@@ -47,9 +47,8 @@ def checkpoint_facts(folder: Path, model: BertModel) -> dict[str, Any]:
 
     config = model.config.to_dict()
     parameters = model.num_parameters()
-    sizes = {
-        str(dtype).removeprefix("torch."): dtype.itemsize for dtype in (torch.float64, torch.float32, torch.float16)
-    }
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    sizes = {str(dtype).removeprefix("torch."): parameters * dtype.itemsize for dtype in dtypes}
     report = model.load_report
     return {
         "minitf": __version__,
@@ -108,7 +107,8 @@ def info_text(facts: dict[str, Any], report: str) -> list[str]:
     said = ", ".join(facts["architectures"])
     lines = [
         f"{facts['class']} (model_type {facts['model_type']}{f'; config.json names {said}' if said else ''})",
-        f"  {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, {shape['num_attention_heads']} heads of "
+        f"  {shape['num_hidden_layers']} layers of width {shape['hidden_size']}, "
+        f"{shape['num_attention_heads']} heads of "
         f"{shape['hidden_size'] // shape['num_attention_heads']}, feed-forward {shape['intermediate_size']} "
         f"({shape['hidden_act']})",
         f"  vocabulary {shape['vocab_size']:,}, {shape['max_position_embeddings']} positions, "

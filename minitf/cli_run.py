@@ -131,6 +131,11 @@ def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizer, Be
         device = torch.device(arguments.device)
     except RuntimeError:
         raise UsageError(f"--device {arguments.device}: not a device; expected cpu, cuda, cuda:N or mps") from None
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RuntimeError(f"--device {arguments.device} cannot be used here: {reason}") from None
     model = BertModel.from_pretrained(folder, dtype=arguments.dtype, attn_implementation=arguments.attn)
     if tokenizer is None:
         assert missing is not None
@@ -138,12 +143,7 @@ def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizer, Be
     if model.load_report is not None and model.load_report.missing:
         names = ", ".join(model.load_report.missing)
         print(f"warning: not in the checkpoint, so random: {names}", file=sys.stderr)
-    if device.type != "cpu":
-        try:
-            model.to(device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RuntimeError(f"--device {arguments.device} cannot be used here: {reason}") from None
+    model.to(device)
     return tokenizer, model
 
 
