@@ -47,17 +47,14 @@ class _LayerCache:
         if self.key is None or self.value is None:
             self.key, self.value, self.length = key, value, needed
             return key, value
-        if key.shape[0] != self.key.shape[0]:
-            raise ValueError(
-                f"the cache holds a batch of {self.key.shape[0]}, but this call has a batch of {key.shape[0]}: "
-                "use cache.batch_repeat or cache.reorder, or start with an empty cache."
-            )
-        if torch.is_grad_enabled() and (key.requires_grad or self.key.requires_grad or value.requires_grad):
+        self.check_fit(key, self.key, "keys")
+        self.check_fit(value, self.value, "values")
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (key, value, self.key, self.value)):
             past_key, past_value = self.view()
             self.key, self.value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
             self.length, self.owned = needed, False
             return self.key, self.value
-        if needed > self.key.shape[2] or not self.owned:
+        if needed > self.key.shape[2] or not self.owned or _locked(self.key):
             self.key, self.value = self._grown(self.key, needed), self._grown(self.value, needed)
             self.owned = True
         self.key[:, :, self.length : needed] = key
@@ -65,12 +62,31 @@ class _LayerCache:
         self.length = needed
         return self.view()
 
+    @staticmethod
+    def check_fit(new: Tensor, buffer: Tensor, what: str) -> None:
+        """Writing into a buffer would broadcast and convert without a word, so only what fits exactly is written."""
+        if new.shape[0] != buffer.shape[0]:
+            raise ValueError(
+                f"the cache holds a batch of {buffer.shape[0]}, but this call has a batch of {new.shape[0]}: "
+                "use cache.batch_repeat or cache.reorder, or start with an empty cache."
+            )
+        if new.shape[1] != buffer.shape[1] or new.shape[3] != buffer.shape[3] or new.dtype != buffer.dtype:
+            raise ValueError(
+                f"the cache holds {what} of {buffer.shape[1]} heads x {buffer.shape[3]} in {buffer.dtype}, but this "
+                f"call has {new.shape[1]} heads x {new.shape[3]} in {new.dtype}: it belongs to another model."
+            )
+
     def _grown(self, buffer: Tensor, needed: int) -> Tensor:
         """A buffer of twice the needed length that holds the positions so far."""
         batch, heads, _, size = buffer.shape
         grown = buffer.new_empty(batch, heads, max(2 * needed, 16), size)  # [B, H, capacity, D]
         grown[:, :, : self.length] = buffer[:, :, : self.length]
         return grown
+
+
+def _locked(buffer: Tensor) -> bool:
+    """Whether torch forbids writing into it: it was made under inference_mode, and that mode has been left."""
+    return not torch.compiler.is_compiling() and buffer.is_inference() and not torch.is_inference_mode_enabled()
 
 
 class KVCache:
@@ -83,7 +99,7 @@ class KVCache:
         """Append `[B, H, T, D]` to a layer; returns all positions so far, `[B, H, S, D]` each.
 
         Raises:
-            ValueError: the batch differs from the one that the cache holds.
+            ValueError: batch, heads, head size or dtype differ from those that the cache holds.
         """
         return self._layer(layer).append(key, value)
 
@@ -110,7 +126,7 @@ class KVCache:
         if not 0 <= keep <= held:
             raise ValueError(f"crop({length}): the cache holds {held} positions.")
         for layer in self._layers:
-            layer.length = keep
+            layer.length = min(layer.length, keep)
 
     def reorder(self, rows: Tensor) -> None:
         """Row i of every layer becomes the old row `rows[i]`: what beam search does after choosing its beams.
@@ -169,8 +185,8 @@ def as_cache(past_key_values: KVCache | Sequence[Any] | None) -> KVCache | None:
     for layer, entry in enumerate(entries):
         if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 4) or not all(map(torch.is_tensor, entry)):
             raise TypeError(
-                f"past_key_values is a {type(past_key_values).__name__}; expected a minitf.cache.KVCache or the classic "
-                "tuple with one (key, value) pair of tensors [B, H, S, D] a layer."
+                f"past_key_values is a {type(past_key_values).__name__}; expected a minitf.cache.KVCache or the "
+                "classic tuple with one (key, value) pair of tensors [B, H, S, D] a layer."
             )
         cache.update(layer, entry[0], entry[1])  # the first step after this copies into buffers of the cache's own
         if len(entry) == 4:

@@ -26,16 +26,16 @@ def apply_chunking_to_forward(
         chunk_dim: dimension along which all inputs are split.
 
     Raises:
-        ValueError: no input, or inputs of different lengths along `chunk_dim`.
+        ValueError: no input, inputs of different lengths along `chunk_dim`, or a negative `chunk_size`.
     """
     if not inputs:
         raise ValueError("apply_chunking_to_forward needs at least one tensor.")
-    lengths = {tensor.shape[chunk_dim] for tensor in inputs}
-    if len(lengths) > 1:
-        raise ValueError(
-            f"apply_chunking_to_forward: the inputs have lengths {sorted(lengths)} along dimension {chunk_dim}."
-        )
-    if chunk_size <= 0:
+    lengths = [tensor.shape[chunk_dim] for tensor in inputs]
+    if any(length != lengths[0] for length in lengths[1:]):  # no set: while torch exports, a length is a symbol
+        raise ValueError(f"apply_chunking_to_forward: the inputs have lengths {lengths} along dimension {chunk_dim}.")
+    if chunk_size < 0:
+        raise ValueError(f"chunk_size = {chunk_size}: expected a number of positions, or 0 for everything at once.")
+    if chunk_size == 0:
         return forward(*inputs)
     pieces = zip(*(torch.split(tensor, chunk_size, dim=chunk_dim) for tensor in inputs), strict=True)
     return torch.cat([forward(*piece) for piece in pieces], dim=chunk_dim)
