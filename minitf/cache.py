@@ -13,15 +13,17 @@ Dimension letters: B batch, H heads, S positions so far, D head size.
 
 Growth is amortised: each layer owns a buffer that doubles when it is full, so a sequence of n tokens is copied about
 once in all, not once a token. Where gradients are recorded, positions are concatenated instead, because autograd
-forbids writing into a tensor that an earlier step still needs.
+forbids writing into a tensor that an earlier step still needs; so they are while torch exports or traces, because an
+exported graph is a function of its inputs: it leaves the cache that it is given as it is and returns a longer one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 __all__ = ["KVCache", "as_cache"]
@@ -49,7 +51,9 @@ class _LayerCache:
             return key, value
         self.check_fit(key, self.key, "keys")
         self.check_fit(value, self.value, "values")
-        if torch.is_grad_enabled() and any(t.requires_grad for t in (key, value, self.key, self.value)):
+        jit: Any = torch.jit
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (key, value, self.key, self.value))
+        if recorded or torch.compiler.is_exporting() or jit.is_tracing():
             past_key, past_value = self.view()
             self.key, self.value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
             self.length, self.owned = needed, False
@@ -192,3 +196,22 @@ def as_cache(past_key_values: KVCache | Sequence[Any] | None) -> KVCache | None:
         if len(entry) == 4:
             cache.set_cross(layer, entry[2], entry[3])
     return cache
+
+
+def _tensors_of(cache: KVCache) -> tuple[list[Any], None]:
+    """What torch.export sees of a cache: for each layer `[key, value]`, and the encoder's pair if there is one."""
+    return [[*(cache[i] if layer.key is not None else ())] for i, layer in enumerate(cache._layers)], None
+
+
+def _cache_of(layers: Iterable[Any], context: None) -> KVCache:
+    cache = KVCache()
+    for number, entry in enumerate(layers):
+        layer = cache._layer(number)
+        if entry:
+            layer.key, layer.value = entry[:2]
+            layer.length = entry[0].shape[2] if torch.is_tensor(entry[0]) else 0  # torch also puts other things here
+            layer.cross = tuple(entry[2:]) if len(entry) == 4 else None
+    return cache
+
+
+pytree.register_pytree_node(KVCache, _tensors_of, _cache_of, serialized_type_name="minitf.cache.KVCache")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -203,3 +204,9 @@ class QuestionAnsweringModelOutput(ModelOutput):
     end_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+# torch.export takes an output apart into its tensors and puts it together again; the name is what its files say.
+for _name in __all__:
+    if _name != "ModelOutput":
+        torch.export.register_dataclass(globals()[_name], serialized_type_name=f"minitf.outputs.{_name}")

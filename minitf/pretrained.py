@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minitf import masks
+from minitf.cache import KVCache
 from minitf.config import PretrainedConfig, nearest_name
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ INIT_RULES: tuple[InitRule, ...] = (
     (nn.LayerNorm, "bias", zeros),
 )
 """How fresh parameters are filled. Modules are visited children first, in the order of the module tree, and torch's own
-defaults have been drawn before, while the modules were built: in this order the same seed gives transformers' weights."""
+defaults were drawn before, while the modules were built: in this order the same seed gives transformers' weights."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class PreTrainedModel(nn.Module):
     supports_gradient_checkpointing: ClassVar[bool] = True
     init_rules: ClassVar[tuple[InitRule, ...]] = INIT_RULES
     size_rules: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Tensor of the trunk -> the configuration keys that give its shape: for errors in the words of the configuration."""
+    """Tensor of the trunk -> the configuration keys that give its shape, for errors in the configuration's words."""
     input_embeddings_path: ClassVar[str] = ""
     """Where the trunk keeps the module that turns token ids into vectors."""
     layers_rule: ClassVar[tuple[str, str]] = ("", "")
@@ -103,7 +104,7 @@ class PreTrainedModel(nn.Module):
     """Parameter -> the parameter that it shares, if `config.tie_word_embeddings`."""
 
     load_report: LoadReport | None = None
-    """What `from_pretrained` read, renamed, dropped and newly initialised; None for a model built from a configuration."""
+    """What `from_pretrained` read, renamed, dropped and newly initialised; None for a model built from a config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
@@ -196,8 +197,8 @@ class PreTrainedModel(nn.Module):
         shape, expected = (value.num_embeddings, value.embedding_dim), (self.config.vocab_size, self.config.hidden_size)
         if shape != expected:
             raise ValueError(
-                f"the new embeddings have {shape[0]} rows of {shape[1]}; the configuration has vocab_size {expected[0]} and "
-                f"hidden_size {expected[1]}: call resize_token_embeddings first to change the number of rows."
+                f"the new embeddings have {shape[0]} rows of {shape[1]}; the configuration has vocab_size {expected[0]} "
+                f"and hidden_size {expected[1]}: call resize_token_embeddings first to change the number of rows."
             )
         owner, _, name = self.input_embeddings_path.rpartition(".")
         setattr(self.base_model.get_submodule(owner), name, value)
@@ -224,7 +225,7 @@ class PreTrainedModel(nn.Module):
         return {t: s for t, s in self.tied_weights.items() if not (untied and s.startswith(embeddings))}
 
     def tie_weights(self) -> None:
-        """Let every tied parameter be the parameter that it shares. Under torchscript a copy takes the place of a tie."""
+        """Let every tied parameter be the one that it shares. Under torchscript a copy takes the place of a tie."""
         in_force = self.ties()
         for target, source in self.tied_weights.items():
             owner, _, name = target.rpartition(".")
@@ -266,12 +267,12 @@ class PreTrainedModel(nn.Module):
         tied = any(source.startswith(f"{self.base_model_prefix}.") for source in self.ties().values())
         if tied and new_embeddings.weight is not self.get_input_embeddings().weight:
             raise ValueError(
-                "the output embeddings are tied to the input embeddings, so a matrix of their own would have no effect: "
-                "set config.tie_word_embeddings = False first, or share the weight of get_input_embeddings()."
+                "the output embeddings are tied to the input embeddings, so a matrix of their own would have no "
+                "effect: set config.tie_word_embeddings = False first, or share the weight of get_input_embeddings()."
             )
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None) -> Any:
-        """Change the vocabulary to `new_num_tokens` rows; old rows keep their bits, new ones are initialised and need training.
+        """Change the vocabulary to `new_num_tokens` rows: old rows keep their bits, new ones are drawn and need training.
 
         The scoring matrix and its bias follow, tied or not, and so does `config.vocab_size`.
 
@@ -393,7 +394,7 @@ class PreTrainedModel(nn.Module):
     # -- masks, by the classic names -------------------------------------------------------------------------------
 
     def get_extended_attention_mask(self, attention_mask: Tensor, input_shape: Sequence[int]) -> Tensor:
-        """The classic additive mask `[B, 1, 1 or T, S]`: 0 where allowed, `finfo(dtype).min` where not; causal in a decoder.
+        """The classic additive mask `[B, 1, 1 or T, S]`: 0 = allowed, `finfo(dtype).min` = not; causal in a decoder.
 
         For code written against transformers 4.x; the models here build a boolean mask instead (`minitf.masks`).
 
@@ -418,7 +419,7 @@ class PreTrainedModel(nn.Module):
     # -- memory ----------------------------------------------------------------------------------------------------
 
     def gradient_checkpointing_enable(self) -> None:
-        """From now on recompute each layer's activations in the backward pass instead of storing them (training mode only)."""
+        """From now on, while training, recompute each layer's activations in the backward pass instead of storing them."""
         self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
@@ -461,10 +462,18 @@ class PreTrainedModel(nn.Module):
     # -- results ---------------------------------------------------------------------------------------------------
 
     def returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
-        """The output object, or its plain tuple if `return_dict` (or the configuration) says so."""
+        """The output object, or its plain tuple if `return_dict` (or the configuration) says so.
+
+        Under `config.torchscript` a cache in the tuple is the classic tuple too, because a traced graph returns
+        nothing but tensors and tuples.
+        """
+        torchscript = getattr(self.config, "torchscript", False)
         if return_dict is None:
-            return_dict = self.config.return_dict and not getattr(self.config, "torchscript", False)
-        return output if return_dict else output.to_tuple()
+            return_dict = self.config.return_dict and not torchscript
+        if return_dict:
+            return output
+        values = output.to_tuple()
+        return tuple(tuple(v) if isinstance(v, KVCache) else v for v in values) if torchscript else values
 
     # -- disk ------------------------------------------------------------------------------------------------------
 
@@ -492,7 +501,7 @@ class PreTrainedModel(nn.Module):
         Args:
             pretrained_model_name_or_path: a folder, one weights file, or a name on the Hugging Face hub.
             config: a configuration object (copied) or a path to one; None = `config.json` beside the weights.
-            dtype, torch_dtype: a dtype or its name; None or "auto" = what `config.json` names, else what the file holds.
+            dtype, torch_dtype: a dtype or its name; None or "auto" = what `config.json` says, else what the file holds.
             attn_implementation: "sdpa" (default), "eager" or a registered name.
             strict: "auto" = every weight of the trunk must be there and every key of the file must be explained; a task
                 head that the file does not hold is newly initialised and named in one line. True = nothing may be
@@ -500,7 +509,7 @@ class PreTrainedModel(nn.Module):
             ignore_mismatched_sizes: initialise *heads* of another shape anew (another number of labels, say).
             mmap: let parameters share the pages of the mapped file instead of memory of their own: faster to load,
                 but the file must not change while the model lives. safetensors only, without a change of dtype.
-            output_loading_info: return `(model, {"missing_keys": ..., "unexpected_keys": ..., "mismatched_keys": ...})`.
+            output_loading_info: return `(model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []})`.
             cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
             **settings: keys of the configuration to replace (`num_labels=5`), or arguments of the model's constructor.
 
@@ -579,7 +588,7 @@ def grown(fresh: Any, old: Tensor) -> Any:
 
 
 def keep_heads(layer: nn.Linear, kept: Sequence[int], head_size: int, *, dim: int) -> nn.Linear:
-    """A smaller Linear with only the rows (`dim=0`) or columns (`dim=1`) of the kept heads; the bias follows the rows."""
+    """A smaller Linear: only the rows (`dim=0`) or columns (`dim=1`) of the kept heads; the bias follows the rows."""
     columns = [head * head_size + i for head in kept for i in range(head_size)]
     index = torch.tensor(columns, dtype=torch.long, device=layer.weight.device)
     with torch.no_grad():
