@@ -2,9 +2,9 @@
 
 An out-of-range id is an index error deep inside torch (or silent garbage on an accelerator), and a mask of the wrong
 shape that happens to broadcast is no error at all. Here each is an error that names the argument, the value, where it
-stands, what was expected and the remedy. Each check is one pass over a small integer tensor. Checks of *values* are left
-out while torch records a graph (compile, export, jit.trace), because reading a value would break the graph; checks of shapes
-stay.
+stands, what was expected and the remedy. Each check is one pass over a small integer tensor. Checks of *values* are
+left out while torch records a graph (compile, export, jit.trace), because reading a value would break the graph;
+checks of shapes stay.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
 from weights_tools.files import Checkpoint, open_checkpoint
@@ -35,7 +36,7 @@ logger = logging.getLogger("minitf.loading")
 
 
 class LoadError(RuntimeError):
-    """The checkpoint does not fit the model. The message is the reason and the folded report; `report` is the object."""
+    """The checkpoint does not fit the model. The message: the reason and the folded report; `report` is the object."""
 
     def __init__(self, reason: str, report: LoadReport) -> None:
         super().__init__(f"{reason}\n{report}")
@@ -66,7 +67,7 @@ def load_pretrained(
     with open_checkpoint(path) as checkpoint:
         too_many_layers(model_class, config, checkpoint)
         config.dtype = str(choose_dtype(dtype, config, checkpoint)).removeprefix("torch.")
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutFilling():
             model: PreTrainedModel = model_class(config, **for_model)
         ties = model.ties()
         parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
@@ -78,7 +79,7 @@ def load_pretrained(
             aliases=ties,
             model_name=model_class.__name__,
         )
-        report = make_report(path, checkpoint, matched, config)
+        report = make_report(model_class, path, checkpoint, matched, config)
         judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
         same_values(checkpoint, matched)
         read_parameters(model, checkpoint, matched, report, mmap)
@@ -87,6 +88,21 @@ def load_pretrained(
     model.check_ties()
     model.load_report = report
     return model.eval()
+
+
+class WithoutFilling(TorchFunctionMode):
+    """While active in this thread, tensors are not filled: on the meta device there is nothing to fill.
+
+    Not only for speed: filling a meta tensor with `normal_` makes torch import its compiler, which takes a second.
+    """
+
+    IN_PLACE = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.zero_, torch.Tensor.fill_)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self.IN_PLACE or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def split_settings(model_class: type[Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -127,7 +143,8 @@ def resolve_config(
         folder = path if path.is_dir() else path.parent
         if not (folder / CONFIG_NAME).is_file() and path.is_file():
             raise FileNotFoundError(
-                f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a JSON file."
+                f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a "
+                "JSON file."
             )
         config = folder
     loaded: PretrainedConfig = model_class.config_class.from_pretrained(config, **hub, **settings)
@@ -172,9 +189,14 @@ def named_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def make_report(path: Path, checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig) -> LoadReport:
+def make_report(
+    model_class: type[Any], path: Path, checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig
+) -> LoadReport:
     """Everything there is to say about the match, before it is judged."""
     notes = [*checkpoint.notes, *([matched.prefix_note] if matched.prefix_note else [])]
+    if config.architectures and model_class.__name__ not in config.architectures:
+        # heads of two classes can have one name and another meaning (`classifier`), so the reader should know
+        notes.append(f"saved as {', '.join(config.architectures)}, loaded as {model_class.__name__}")
     return LoadReport(
         checkpoint=str(path),
         files=[str(file) for file in checkpoint.files],
@@ -268,8 +290,8 @@ def layer_hint(model: PreTrainedModel, config: PretrainedConfig, matched: Plan) 
     start = layer.partition("{}")[0]
     if key and any(start in name for name in (*matched.unexpected, *matched.missing)):
         return (
-            f". The configuration has {key} = {getattr(config, key)}: if fewer layers are wanted, pass strict=False, which "
-            "leaves the others out."
+            f". The configuration has {key} = {getattr(config, key)}: if fewer layers are wanted, pass strict=False, "
+            "which leaves the others out."
         )
     return "."
 

@@ -198,7 +198,7 @@ class PreTrainedModel(nn.Module):
         if shape != expected:
             raise ValueError(
                 f"the new embeddings have {shape[0]} rows of {shape[1]}; the configuration has vocab_size {expected[0]} "
-                f"and hidden_size {expected[1]}: call resize_token_embeddings first to change the number of rows."
+                f"and hidden_size {expected[1]}: resize_token_embeddings changes the number of rows."
             )
         owner, _, name = self.input_embeddings_path.rpartition(".")
         setattr(self.base_model.get_submodule(owner), name, value)
@@ -272,7 +272,7 @@ class PreTrainedModel(nn.Module):
             )
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None) -> Any:
-        """Change the vocabulary to `new_num_tokens` rows: old rows keep their bits, new ones are drawn and need training.
+        """Change the vocabulary to `new_num_tokens` rows: old rows keep their bits, new ones need training.
 
         The scoring matrix and its bias follow, tied or not, and so does `config.vocab_size`.
 
@@ -419,7 +419,7 @@ class PreTrainedModel(nn.Module):
     # -- memory ----------------------------------------------------------------------------------------------------
 
     def gradient_checkpointing_enable(self) -> None:
-        """From now on, while training, recompute each layer's activations in the backward pass instead of storing them."""
+        """From now on, while training, recompute each layer's activations in the backward pass."""
         self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:

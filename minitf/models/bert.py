@@ -32,9 +32,16 @@ from minitf.checks import check_attention_mask, check_encoder_inputs, check_mode
 from minitf.config import BertConfig
 from minitf.memory import apply_chunking_to_forward, checkpointed
 from minitf.outputs import (
-    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions, BertForPreTrainingOutput,
-    CausalLMOutputWithCrossAttentions, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
-    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPoolingAndCrossAttentions,
+    BertForPreTrainingOutput,
+    CausalLMOutputWithCrossAttentions,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
 )
 from minitf.pretrained import PreTrainedModel, keep_heads
 
@@ -180,7 +187,7 @@ class BertCrossAttention(BertSelfAttention):
 
 
 class BertSelfOutput(nn.Module):
-    """Mixes the heads and closes the residual: `LayerNorm(input + dropout(dense(context)))`. Post-norm, as in the paper."""
+    """Mixes the heads and closes the residual, post-norm as in the paper: `LayerNorm(input + dropout(dense(x)))`."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -556,7 +563,7 @@ class BertForPreTraining(BertWithWordScores):
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """`labels` `[B, T]` (-100 = not scored) and `next_sentence_label` `[B]` (0 = B follows A) are given together."""
+        """`labels` `[B, T]` (-100 = not scored) and `next_sentence_label` `[B]` (0 = B follows A) come together."""
         if (labels is None) != (next_sentence_label is None):
             raise ValueError("the pre-training loss needs both labels and next_sentence_label, and only one is given.")
         outputs = self.bert(
@@ -595,7 +602,7 @@ class BertLMHeadModel(BertWithWordScores):
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """`labels` `[B, T]`, usually `input_ids`: the shift by one happens in the loss. With labels no cache is made."""
+        """`labels` `[B, T]`, usually `input_ids`: the loss shifts them by one. With labels no cache is made."""
         if labels is not None and use_cache is None and past_key_values is None:
             use_cache = False  # scoring a text is one call: nothing comes after it
         outputs = self.bert(
@@ -722,11 +729,11 @@ class BertForMultipleChoice(BertPreTrainedModel):
         inputs_embeds: Tensor | None = None, labels: Tensor | None = None, output_attentions: bool | None = None,
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
-        """`input_ids`, `attention_mask`, `token_type_ids`, `position_ids` `[B, N, T]`; `labels` `[B]`: the right choice."""
+        """All inputs have the choices as second dimension, `[B, N, T]`; `labels` `[B]`: the right choice."""
         given = input_ids if input_ids is not None else inputs_embeds
         if given is None or given.dim() != (3 if input_ids is not None else 4):
             raise ValueError(
-                f"multiple choice needs input_ids [batch, choices, positions] (or inputs_embeds with one dimension more), "
+                "multiple choice needs input_ids [batch, choices, positions] (or inputs_embeds, a dimension more), "
                 f"and got {'neither' if given is None else list(given.shape)}."
             )
         choices = given.shape[1]
