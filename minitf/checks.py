@@ -135,8 +135,8 @@ def check_model_inputs(
         TypeError, ValueError: both or neither of ids and embeddings, or an input that one of the checks above refuses.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"exactly one of input_ids and inputs_embeds is needed, and {given} is given.")
+        given = "neither is" if input_ids is None else "both are"
+        raise ValueError(f"exactly one of input_ids and inputs_embeds is needed, and {given} given.")
     if input_ids is not None:
         name = "input_ids"
         check_ids(input_ids, config.vocab_size, name, "vocab_size")
