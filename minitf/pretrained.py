@@ -197,7 +197,7 @@ class PreTrainedModel(nn.Module):
         shape, expected = (value.num_embeddings, value.embedding_dim), (self.config.vocab_size, self.config.hidden_size)
         if shape != expected:
             raise ValueError(
-                f"the new embeddings have {shape[0]} rows of {shape[1]}; the configuration has vocab_size {expected[0]} "
+                f"the new embeddings have {shape[0]} rows of {shape[1]}; vocab_size is {expected[0]} "
                 f"and hidden_size {expected[1]}: resize_token_embeddings changes the number of rows."
             )
         owner, _, name = self.input_embeddings_path.rpartition(".")
@@ -448,7 +448,7 @@ class PreTrainedModel(nn.Module):
         if self.training and self.is_gradient_checkpointing:
             if asked:
                 raise ValueError(
-                    "a cache cannot be used with gradient checkpointing, which runs each layer twice: pass "
+                    "a cache cannot be used with gradient checkpointing, which runs layers twice: pass "
                     "use_cache=False, or call model.gradient_checkpointing_disable()."
                 )
             return False  # config.use_cache is a default, and this call cannot follow it
