@@ -66,6 +66,20 @@ class _LayerCache:
         self.length = needed
         return self.view()
 
+    def whole(self) -> list[Tensor]:
+        """The layer as tensors that are no part of a buffer, and the same objects each time until the cache changes.
+
+        torch.export marks which dimensions of an input may vary, and can do so only on such tensors.
+        """
+        if self.key is None or self.value is None:
+            return []
+        if self.key.shape[2] != self.length or self.key._is_view() or self.value._is_view():
+            self.key, self.value = (tensor.clone() for tensor in self.view())
+        self.owned = False
+        if self.cross is not None and any(tensor._is_view() for tensor in self.cross):
+            self.cross = (self.cross[0].clone(), self.cross[1].clone())
+        return [self.key, self.value, *(self.cross or ())]
+
     @staticmethod
     def check_fit(new: Tensor, buffer: Tensor, what: str) -> None:
         """Writing into a buffer would broadcast and convert without a word, so only what fits exactly is written."""
@@ -200,7 +214,11 @@ def as_cache(past_key_values: KVCache | Sequence[Any] | None) -> KVCache | None:
 
 def _tensors_of(cache: KVCache) -> tuple[list[Any], None]:
     """What torch.export sees of a cache: for each layer `[key, value]`, and the encoder's pair if there is one."""
-    return [[*(cache[i] if layer.key is not None else ())] for i, layer in enumerate(cache._layers)], None
+    return [layer.whole() for layer in cache._layers], None
+
+
+def _tensors_by_layer(cache: KVCache) -> tuple[list[Any], None]:
+    return [(pytree.SequenceKey(number), entry) for number, entry in enumerate(_tensors_of(cache)[0])], None
 
 
 def _cache_of(layers: Iterable[Any], context: None) -> KVCache:
@@ -214,4 +232,10 @@ def _cache_of(layers: Iterable[Any], context: None) -> KVCache:
     return cache
 
 
-pytree.register_pytree_node(KVCache, _tensors_of, _cache_of, serialized_type_name="minitf.cache.KVCache")
+pytree.register_pytree_node(
+    KVCache,
+    _tensors_of,
+    _cache_of,
+    flatten_with_keys_fn=_tensors_by_layer,
+    serialized_type_name="minitf.cache.KVCache",
+)
