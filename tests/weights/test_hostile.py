@@ -234,7 +234,10 @@ def broken_zips() -> dict[str, tuple[bytes, str]]:
         "short record": (replace_record("data/0", lambda data: data[:-4]), "data/0 has 108 bytes; expected 112"),
         "long record": (replace_record("data/0", lambda data: data + b"more"), "data/0 has 116 bytes; expected 112"),
         "missing record": (replace_record("data/0", lambda data: None), "record data/0 is missing"),
-        "bit rot": (flip(good, weights), r"record 'archive/data/0' is damaged \(wrong checksum\)"),
+        "bit rot": (
+            flip(good, weights),
+            r"tensor 'embeddings\.word.*': its record data/0 is damaged \(wrong checksum\)",
+        ),
         "big endian": (replace_record("byteorder", lambda data: b"big"), "its byte order is 'big'; expected little"),
         "doubled record": (rezip(good, extra={"ARCHIVE/data/0": bytes(112)}), "occurs more than once"),
         "appended archive": (good + rezip(torch_bytes(tensors(1))), "the archive begins inside the file"),
@@ -278,7 +281,10 @@ def test_shape_larger_than_storage(tmp_path: Path, old: bool) -> None:
         assert data.count(strides) == 1
         return data.replace(shape, b"K\xffK\x04\x86").replace(strides, b"K\x00K\x01\x86")
 
-    for change in (enlarge, repeat):
+    def stride(data: bytes) -> bytes:
+        return data.replace(strides, b"K\x08K\x01\x86")
+
+    for change in (enlarge, repeat, stride):
         broken = change(content) if old else in_pickle(content, change)
         path = write(tmp_path / "a.bin", broken)
         with pytest.raises(WeightsError, match="needs more than its storage"):

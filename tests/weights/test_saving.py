@@ -340,6 +340,14 @@ def test_hub_cache_blob_is_not_overwritten(tmp_path: Path) -> None:
     assert same(load(tmp_path / "snapshot"), tensors(2))
 
 
+def test_index_without_its_shards(tmp_path: Path) -> None:
+    """The old index names files that are gone; the new shards get these names and must survive the clean-up."""
+    for shard in save_checkpoint(tmp_path, tensors(1), max_shard_size=SHARDS)[:-1]:
+        shard.unlink()
+    save_checkpoint(tmp_path, tensors(2), max_shard_size=SHARDS)
+    assert same(load(tmp_path), tensors(2))
+
+
 def test_index_cannot_make_a_save_remove_other_files(tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("x")
