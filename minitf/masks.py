@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["additive", "both", "broadcastable", "causal", "from_additive", "padding", "window"]
+__all__ = ["additive", "both", "broadcastable", "causal", "from_additive", "padding", "positions_from_mask", "window"]
 
 
 def padding(attention_mask: Tensor) -> Tensor:
@@ -45,6 +45,16 @@ def window(query_length: int, key_length: int, size: int, device: torch.device |
     key_position = torch.arange(key_length, device=device)[None, :]  # [1, S]
     distance = query_position - key_position  # [T, S]
     return ((distance >= 0) & (distance < size))[None, None]  # [1, 1, T, S]
+
+
+def positions_from_mask(attention_mask: Tensor) -> Tensor:
+    """`[B, S]` of 1 and 0 -> `[B, S]` position ids that count tokens only: the first token of every row has position 0.
+
+    What a batch that is padded on the left needs. Padding before the first token gets 0 too; nothing attends to it.
+
+        0 0 1 1 1   ->   0 0 0 1 2
+    """
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # [B, S]
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -84,4 +94,4 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """Allowed by both masks; None = everything is allowed."""
     if first is None or second is None:
         return second if first is None else first
-    return first & second  # broadcast to [B, 1, T, S]
+    return first & second  # [B, 1, T, S] or broadcastable
