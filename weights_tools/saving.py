@@ -11,7 +11,8 @@ A checkpoint is committed by one rename or one removal, because a folder is read
 4. Only then go files that nobody reads any more: the replaced entries of the same format, and the shards of the index
    that was in place before.
 
-An interrupted save may leave shards or a temporary file that no index names. They are never read.
+Two saves into one folder wait for each other: they lock the folder, and a lock dies with its holder. An interrupted
+save may leave shards or a temporary file that no index names; they are never read.
 """
 
 from __future__ import annotations

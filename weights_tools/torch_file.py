@@ -260,7 +260,10 @@ class TorchFile:
             memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
             if zlib.crc32(memory.numpy().data) != expected:
                 found = f"its record data/{key} is damaged (wrong checksum)"
-                raise problem(self.path, found, expected="undamaged data", remedy=DOWNLOAD_AGAIN, tensor=name)
+                remedy = (
+                    DOWNLOAD_AGAIN + " (A file saved under set_crc32_options(False) has no checksums: save it again.)"
+                )
+                raise problem(self.path, found, expected="undamaged data", remedy=remedy, tensor=name)
             compared.add(key)
 
     def _checked(self, name: str, tensor: Any) -> torch.Tensor:
