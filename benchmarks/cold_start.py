@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
 
-from common import Report, fresh_process, minilm_folder, parser, processes, ratio, seconds_of
+from common import FreshProcess, Report, fresh_process, minilm_folder, parser, processes, ratio, seconds_of
 
 SENTENCE = "A cold process embeds this sentence, and only this one."
 
@@ -62,10 +63,10 @@ def main() -> int:
         "cold start, fresh processes", {"threads": threads, "repeats": arguments.repeats, "warm-up rounds": 1}
     )
 
-    def embed(code: str):
+    def embed(code: str) -> Callable[[], FreshProcess]:
         return lambda: fresh_process(code, folder, str(threads), SENTENCE, threads=threads)
 
-    def only(code: str):
+    def only(code: str) -> Callable[[], FreshProcess]:
         return lambda: fresh_process(code, threads=threads)
 
     results = processes(
@@ -82,7 +83,7 @@ def main() -> int:
     )
     times = {name: seconds_of(runs) for name, runs in results.items()}
     embedding = {"minitf": times["minitf"], "transformers": times["transformers"]}
-    floor = {"import torch (the floor)": times["import torch"], "python (the floor of floors)": times["python"]}
+    floor = {"import torch (the floor)": times["import torch"], "python alone": times["python"]}
     report.times("process start to first embedding", {**embedding, **floor}, against="minitf")
     names = ("import torch", "import torch, minitf", "... and its BERT classes", "minitf --help")
     report.times("imports", {name: times[name] for name in names}, against="import torch")
@@ -93,15 +94,14 @@ def main() -> int:
         name: statistics.median(times[name]) - statistics.median(times["import torch"])
         for name in ("import torch, minitf", "... and its BERT classes")
     }
-    report.require("first embedding, transformers / minitf", ratio(theirs_s := times["transformers"], times["minitf"]),
-                   at_least=2.5)  # fmt: skip
+    speed = ratio(times["transformers"], times["minitf"])
+    report.require("first embedding, transformers / minitf", speed, at_least=2.5)
     report.require("largest difference between the two embeddings", difference, at_most=1e-6)
     report.require("import minitf over import torch", over_torch["import torch, minitf"], at_most=0.15, unit=" s")
     report.require(
         "import of the BERT classes over import torch", over_torch["... and its BERT classes"], at_most=0.15, unit=" s"
     )
     report.require("minitf --help imports torch (0 = no)", float(results["minitf --help"][0].answer), at_most=0)
-    assert len(theirs_s) == arguments.repeats
     return report.finish(arguments)
 
 

@@ -1,8 +1,7 @@
 """What the benchmarks share: arguments, interleaved timing, fresh processes, the table, the requirements.
 
-Every figure is a ratio of medians from one run in which the contenders took turns (A B A B ...), so that a machine that is
-slower today, or busy for a minute, slows both alike. Nothing here imports torch, so that a parent process stays small
-and fresh processes start from nothing.
+Every figure is a ratio of medians from one run in which the contenders took turns (A B A B ...), so that a machine
+that is slower today, or busy for a minute, slows both alike. Nothing here imports torch: the parent stays small.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def interleaved(
 def processes(
     contenders: Mapping[str, Callable[[], FreshProcess]], *, repeats: int, warmup: int = 1
 ) -> dict[str, list[FreshProcess]]:
-    """Fresh processes that take turns. The warm-up round fills the page cache and the bytecode cache for all of them."""
+    """Fresh processes that take turns; the warm-up round fills the page and bytecode caches for all of them."""
     results: dict[str, list[FreshProcess]] = {name: [] for name in contenders}
     for turn in range(warmup + repeats):
         for name, start in contenders.items():
@@ -195,15 +194,13 @@ class Report:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         print(f"\n{heading}")
         for row in rows:
-            cells = [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-            print("  " + "  ".join(cells).rstrip())
+            right = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+            print("  " + "  ".join([row[0].ljust(widths[0]), *right]))
         sys.stdout.flush()
 
-    def require(self, name: str, value: float, *, at_least: float | None = None, at_most: float | None = None,
-                unit: str = "") -> None:  # fmt: skip
+    def require(
+        self, name: str, value: float, *, at_least: float | None = None, at_most: float | None = None, unit: str = ""
+    ) -> None:
         """Note a figure that must keep a bound; exactly one of the two bounds is given."""
         assert (at_least is None) != (at_most is None)
         bound = at_least if at_least is not None else at_most

@@ -36,8 +36,8 @@ torch.set_num_threads(int(sys.argv[1]))
 {imports}
 if len(sys.argv) > 2:
     model = BertModel.from_pretrained(sys.argv[2])
-    with torch.no_grad():
-        assert all(parameter.sum().isfinite() for parameter in model.parameters())
+    for parameter in model.parameters():  # one number of every page, by NumPy: no kernel of torch, no further thread
+        parameter.detach().numpy().reshape(-1)[::1024].sum()
 print("READY")
 print(peak())
 """
