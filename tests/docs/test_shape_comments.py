@@ -125,6 +125,7 @@ def run_functions(watcher: Watcher) -> None:
         joined = masks.both(masks.window(5, 14, 3), masks.padding(padding(6, 14)))
         assert joined is not None
         joined[0, :, 2] = False
+        masks.positions_from_mask(padding(6, 14))
         query, key = torch.zeros(6, 3, 5, 4), torch.zeros(6, 3, 14, 4)
         bias = torch.zeros(6, 3, 5, 14)
         for function in (attention.eager, attention.sdpa):

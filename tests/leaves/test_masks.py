@@ -131,6 +131,16 @@ def test_broadcastable_and_both() -> None:
     assert masks.both(None, three) is three
 
 
+def test_positions_from_mask() -> None:
+    tokens = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    positions = masks.positions_from_mask(tokens)
+    assert positions.dtype == torch.int64
+    for row, mask in zip(positions, tokens, strict=True):
+        assert row[mask.bool()].tolist() == list(range(int(mask.sum())))  # tokens count from 0 on either side
+    assert (positions >= 0).all()
+    assert torch.equal(masks.positions_from_mask(tokens.bool()), positions)
+
+
 def test_device_is_that_of_the_caller() -> None:
     meta = torch.device("meta")
     assert masks.causal(2, 3, meta).device == meta
