@@ -1,0 +1,296 @@
+"""Mistakes in BERT's heads and losses. See bert_faults.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minitf import losses
+from minitf.losses import IGNORED
+from tests.faults.injecting import Changes, Fault, named, replaced, while_running, wrapped
+from tests.faults.injecting import fault as add_to
+
+FAULTS: list[Fault] = []
+fault = partial(add_to, FAULTS)
+
+
+def pooler(model: Any) -> list[Any]:
+    return named(model.base_model, "pooler")
+
+
+def transform(model: Any) -> list[Any]:
+    return named(model, "cls.predictions.transform")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Heads
+
+
+@fault(
+    "pooler-left-out",
+    "the first token's hidden state is used as it is",
+    "pooler_output = tanh(pooler.dense(first token))",
+    needs="a pooler",
+)
+def _(model: Any) -> Changes:
+    for module in pooler(model):
+        yield wrapped(module, "forward", lambda pool, hidden: hidden[:, 0])
+
+
+@fault(
+    "pooler-without-tanh",
+    "the pooler is a dense layer without activation",
+    "pooler_output = tanh(pooler.dense(first token))",
+    needs="a pooler",
+)
+def _(model: Any) -> Changes:
+    for module in pooler(model):
+        yield replaced(module, "activation", nn.Identity())
+
+
+@fault(
+    "pooler-of-the-last-token",
+    "the pooler reads the last position, as a classifier on GPT-2 does",
+    "it reads the first one, [CLS]",
+    needs="a pooler",
+)
+def _(model: Any) -> Changes:
+    for module in pooler(model):
+        yield wrapped(module, "forward", lambda pool, hidden: pool(hidden[:, -1:]))
+
+
+@fault(
+    "pooler-of-the-mean",
+    "the pooler reads the mean of all positions",
+    "it reads the first one, [CLS]; mean pooling is something that users do with last_hidden_state",
+    needs="a pooler",
+)
+def _(model: Any) -> Changes:
+    for module in pooler(model):
+        yield wrapped(module, "forward", lambda pool, hidden: pool(hidden.mean(1, keepdim=True)))
+
+
+@fault(
+    "gelu-of-the-transform-missing",
+    "the dense layer before the word scores has no activation",
+    "transform: dense, activation, LayerNorm",
+    needs="a head that scores words",
+)
+def _(model: Any) -> Changes:
+    for module in transform(model):
+        yield replaced(module, "transform_act_fn", nn.Identity())
+
+
+@fault(
+    "layernorm-of-the-transform-skipped",
+    "the LayerNorm before the word scores is skipped",
+    "transform: dense, activation, LayerNorm",
+    needs="a head that scores words",
+)
+def _(model: Any) -> Changes:
+    for module in transform(model):
+        yield replaced(module, "LayerNorm", nn.Identity())
+
+
+@fault(
+    "prediction-bias-dropped",
+    "the word scores have no bias",
+    "load cls.predictions.bias: it is the decoder's bias",
+    needs="a head that scores words",
+)
+def _(model: Any) -> Changes:
+    for decoder in named(model, "cls.predictions.decoder"):
+        yield replaced(decoder, "bias", None)
+
+
+@fault(
+    "decoder-untied",
+    "the matrix that scores the words is newly initialised instead of being the word embeddings",
+    "tie cls.predictions.decoder.weight to the word embeddings; most checkpoints do not store it",
+    needs="a head that scores words",
+)
+def _(model: Any) -> Changes:
+    for decoder in named(model, "cls.predictions.decoder"):
+        own = (
+            torch.randn(decoder.weight.shape, generator=torch.Generator().manual_seed(0)) * decoder.weight.std().item()
+        )
+        yield replaced(decoder, "weight", nn.Parameter(own.to(decoder.weight)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def loss_replaced(model: Any, name: str, around: Callable[..., Tensor], *classes: str) -> Changes:
+    """A loss of `minitf.losses` is `around(the right one, ...)` in the classes that use it."""
+    if type(model).__name__ in classes:
+        yield while_running(model, lambda: wrapped(losses, name, around))
+
+
+WORDS = ("BertForMaskedLM", "BertForPreTraining")
+
+
+@fault(
+    "loss-averaged-over-all-positions",
+    "the loss is divided by the number of positions instead of the number of scored ones",
+    "cross-entropy with ignore_index=-100 and the mean over what is left",
+    needs="a masked-word loss with labels of -100",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return loss(logits, labels) * (labels != IGNORED).sum() / labels.numel()
+
+    return loss_replaced(model, "masked_language_model_loss", around, *WORDS)
+
+
+@fault(
+    "ignored-labels-scored",
+    "labels of -100 are scored (as the token 0)",
+    "leave labels of -100 out of the cross-entropy: ignore_index=-100",
+    needs="a masked-word loss with labels of -100",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return loss(logits, labels.clamp(min=0))
+
+    return loss_replaced(model, "masked_language_model_loss", around, *WORDS)
+
+
+@fault(
+    "masked-words-shifted",
+    "the labels of the masked words are shifted by one, as those of a left-to-right model",
+    "a masked word is predicted at its own position; only BertLMHeadModel shifts",
+    needs="a masked-word loss",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return loss(logits[:, :-1], labels[:, 1:])
+
+    return loss_replaced(model, "masked_language_model_loss", around, *WORDS)
+
+
+@fault(
+    "label-shift-missing",
+    "the left-to-right loss scores position t against the token at t",
+    "the model shifts: logits at t against the label at t + 1",
+    needs="a left-to-right loss",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return losses.masked_language_model_loss(logits, labels)
+
+    return loss_replaced(model, "causal_language_model_loss", around, "BertLMHeadModel")
+
+
+@fault(
+    "label-shift-twice",
+    "the labels are shifted before they are given to a model that shifts them",
+    "give labels = input_ids; the shift happens in the loss and nowhere else",
+    needs="a left-to-right loss",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return loss(logits, F.pad(labels, (0, 1), value=IGNORED)[:, 1:])
+
+    return loss_replaced(model, "causal_language_model_loss", around, "BertLMHeadModel")
+
+
+@fault(
+    "next-sentence-labels-inverted",
+    "label 1 means that sentence B follows sentence A",
+    "0 = B follows A, 1 = B is a random sentence",
+    needs="a next-sentence loss",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        return loss(logits, torch.where(labels == IGNORED, labels, 1 - labels))
+
+    return loss_replaced(model, "next_sentence_loss", around, "BertForNextSentencePrediction", "BertForPreTraining")
+
+
+@fault(
+    "pretraining-losses-averaged",
+    "the loss of BertForPreTraining is the mean of its two losses",
+    "it is their sum",
+    needs="both pre-training losses",
+)
+def _(model: Any) -> Changes:
+    if type(model).__name__ == "BertForPreTraining":
+        for name in ("masked_language_model_loss", "next_sentence_loss"):
+            yield from loss_replaced(
+                model, name, lambda loss, *given: loss(*given) / 2, "BertForPreTraining"
+            )  # halves of both: half of their sum
+
+
+QUESTIONS = "BertForQuestionAnswering"
+
+
+@fault(
+    "answers-beyond-the-text-scored",
+    "an answer that lies beyond the text is scored at the last token",
+    "clamp positions to the length, and ignore the length",
+    needs="an answer beyond the text",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, start: Tensor, end: Tensor, *positions: Tensor) -> Tensor:
+        return loss(start, end, *(position.clamp(max=start.shape[1] - 1) for position in positions))
+
+    return loss_replaced(model, "question_answering_loss", around, QUESTIONS)
+
+
+@fault(
+    "answer-losses-summed",
+    "the losses of start and end are added",
+    "the loss is their mean",
+    needs="a question-answering loss",
+)
+def _(model: Any) -> Changes:
+    return loss_replaced(model, "question_answering_loss", lambda loss, *given: 2 * loss(*given), QUESTIONS)
+
+
+@fault(
+    "answer-start-and-end-exchanged",
+    "the first column of the scores is taken for the end",
+    "column 0 of qa_outputs is the start, column 1 the end",
+    needs="a question-answering model",
+)
+def _(model: Any) -> Changes:
+    for layer in named(model, "qa_outputs"):
+        yield wrapped(layer, "forward", lambda forward, x: forward(x).flip(-1))
+
+
+CLASSIFIER = "BertForSequenceClassification"
+
+
+@fault(
+    "squared-error-summed",
+    "the regression loss is the sum of the squared errors",
+    "it is their mean",
+    needs="a regression loss",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+        regression = problem_type == "regression" or (problem_type is None and logits.shape[-1] == 1)
+        return loss(logits, labels, problem_type) * (logits.numel() if regression else 1)
+
+    return loss_replaced(model, "sequence_classification_loss", around, CLASSIFIER)
+
+
+@fault(
+    "several-labels-by-softmax",
+    "several labels for one text are scored by one softmax",
+    "one sigmoid and one binary cross-entropy a label",
+    needs="a loss with several labels for one text",
+)
+def _(model: Any) -> Changes:
+    def around(loss: Any, logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+        if labels.is_floating_point() and labels.shape == logits.shape and problem_type != "regression":
+            return F.cross_entropy(logits, labels)
+        return loss(logits, labels, problem_type)
+
+    return loss_replaced(model, "sequence_classification_loss", around, CLASSIFIER)
