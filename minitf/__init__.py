@@ -24,11 +24,23 @@ _BERT = (
     "BertPreTrainedModel",
 )
 
+_GPT2 = (
+    "GPT2DoubleHeadsModel",
+    "GPT2ForQuestionAnswering",
+    "GPT2ForSequenceClassification",
+    "GPT2ForTokenClassification",
+    "GPT2LMHeadModel",
+    "GPT2Model",
+    "GPT2PreTrainedModel",
+)
+
 _HOMES = {
     "BertConfig": "minitf.config",
+    "GPT2Config": "minitf.config",
     "PretrainedConfig": "minitf.config",
     "PreTrainedModel": "minitf.pretrained",
     **dict.fromkeys(_BERT, "minitf.models.bert"),
+    **dict.fromkeys(_GPT2, "minitf.models.gpt2"),
     "KVCache": "minitf.cache",
     "BatchEncoding": "minitf.tokenization",
     "BertTokenizer": "minitf.tokenization",
@@ -41,6 +53,7 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:  # what editors and type checkers see; the running program resolves names in __getattr__
     from minitf.cache import KVCache as KVCache
     from minitf.config import BertConfig as BertConfig
+    from minitf.config import GPT2Config as GPT2Config
     from minitf.config import PretrainedConfig as PretrainedConfig
     from minitf.loading import LoadError as LoadError
     from minitf.models.bert import BertForMaskedLM as BertForMaskedLM
@@ -53,6 +66,13 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.models.bert import BertLMHeadModel as BertLMHeadModel
     from minitf.models.bert import BertModel as BertModel
     from minitf.models.bert import BertPreTrainedModel as BertPreTrainedModel
+    from minitf.models.gpt2 import GPT2DoubleHeadsModel as GPT2DoubleHeadsModel
+    from minitf.models.gpt2 import GPT2ForQuestionAnswering as GPT2ForQuestionAnswering
+    from minitf.models.gpt2 import GPT2ForSequenceClassification as GPT2ForSequenceClassification
+    from minitf.models.gpt2 import GPT2ForTokenClassification as GPT2ForTokenClassification
+    from minitf.models.gpt2 import GPT2LMHeadModel as GPT2LMHeadModel
+    from minitf.models.gpt2 import GPT2Model as GPT2Model
+    from minitf.models.gpt2 import GPT2PreTrainedModel as GPT2PreTrainedModel
     from minitf.pretrained import PreTrainedModel as PreTrainedModel
     from minitf.tokenization import BatchEncoding as BatchEncoding
     from minitf.tokenization import BertTokenizer as BertTokenizer

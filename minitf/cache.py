@@ -47,8 +47,9 @@ class _LayerCache:
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         needed = self.length + key.shape[2]
         if self.key is None or self.value is None:
-            self.key, self.value, self.length = key, value, needed
-            return key, value
+            # Contiguous, because the heads of a fused projection are strided, and a product may round by its layout.
+            self.key, self.value, self.length = key.contiguous(), value.contiguous(), needed
+            return self.key, self.value
         self.check_fit(key, self.key, "keys")
         self.check_fit(value, self.value, "values")
         jit: Any = torch.jit
@@ -125,9 +126,11 @@ class KVCache:
         """Keys and values of the encoder for the cross-attention of a layer, or None before the first step."""
         return self._layer(layer).cross
 
-    def set_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Keep the encoder's keys and values `[B, H, S_encoder, D]`, which do not change while decoding."""
-        self._layer(layer).cross = (key, value)
+    def set_cross(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep the encoder's keys and values `[B, H, S_encoder, D]`, which decoding does not change; returns them."""
+        entry = self._layer(layer)
+        entry.cross = (key.contiguous(), value.contiguous())
+        return entry.cross
 
     def get_seq_length(self, layer: int = 0) -> int:
         """S, the number of positions that a layer holds."""

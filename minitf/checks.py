@@ -148,7 +148,9 @@ def check_model_inputs(
         batch, length = inputs_embeds.shape[:2]
     check_length(length, config.max_position_embeddings, name, past=past)
     if token_type_ids is not None:
-        check_ids(token_type_ids, config.type_vocab_size, "token_type_ids", "type_vocab_size")
+        # GPT-2 has no table of segments: its token types are rows of the word embeddings
+        size = "type_vocab_size" if hasattr(config, "type_vocab_size") else "vocab_size"
+        check_ids(token_type_ids, getattr(config, size), "token_type_ids", size)
         if tuple(token_type_ids.shape) != (batch, length):
             raise ValueError(f"token_type_ids has shape {list(token_type_ids.shape)}; {name} has [{batch}, {length}].")
     if position_ids is not None:

@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["BertConfig", "PretrainedConfig", "nearest_name"]
+__all__ = ["BertConfig", "GPT2Config", "PretrainedConfig", "nearest_name"]
 
 CONFIG_NAME = "config.json"
 
@@ -637,3 +637,73 @@ class BertConfig(PretrainedConfig):
                 )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("BertConfig.add_cross_attention = True needs is_decoder = True.")
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class GPT2Config(PretrainedConfig):
+    """Configuration of GPT-2; the defaults are those of the smallest model (124M).
+
+    Attributes:
+        vocab_size: V, rows of the word embeddings.
+        n_positions: longest sequence. n_embd: C, divisible by `n_head`. n_layer: L. n_head: H.
+        n_inner: F, width of the feed-forward layer; None means 4 C.
+        activation_function: OpenAI's tanh approximation of GELU is called "gelu_new".
+        resid_pdrop, embd_pdrop, attn_pdrop: dropout while training.
+        layer_norm_epsilon: 1e-5.
+        initializer_range: standard deviation of fresh weights; layers that write into the residual stream get this
+            divided by sqrt(2 L).
+        summary_*: the second head of GPT2DoubleHeadsModel.
+        scale_attn_weights: scale the scores by 1 / sqrt(D). scale_attn_by_inverse_layer_idx: and by 1 / (layer + 1).
+        reorder_and_upcast_attn: scores and softmax in float32 whatever the dtype of the model.
+        add_cross_attention: each layer also attends to an encoder.
+
+    The names of other architectures work too: `hidden_size`, `max_position_embeddings`, `num_attention_heads`,
+    `num_hidden_layers`.
+    """
+
+    model_type: ClassVar[str] = "gpt2"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+
+    vocab_size: int = positive(50257)
+    n_positions: int = positive(1024)
+    n_embd: int = positive(768)
+    n_layer: int = positive(12)
+    n_head: int = positive(12)
+    n_inner: int | None = ruled(None, "an integer >= 1, or None", lambda v: v is None or (is_integer(v) and v >= 1))
+    activation_function: str | Callable[[Any], Any] = activation("gelu_new")
+    resid_pdrop: float = probability(0.1)
+    embd_pdrop: float = probability(0.1)
+    attn_pdrop: float = probability(0.1)
+    layer_norm_epsilon: float = positive_number(1e-5)
+    initializer_range: float = positive_number(0.02)
+    summary_type: str = one_of("cls_index", "cls_index", "last", "first", "mean")
+    summary_use_proj: bool = flag(True)
+    summary_activation: str | None = ruled(
+        None, "the name of an implemented activation, or None", lambda v: v is None or is_activation(v)
+    )
+    summary_proj_to_labels: bool = flag(True)
+    summary_first_dropout: float = probability(0.1)
+    scale_attn_weights: bool = flag(True)
+    scale_attn_by_inverse_layer_idx: bool = flag(False)
+    reorder_and_upcast_attn: bool = flag(False)
+    use_cache: bool = flag(True)
+    classifier_dropout: float | None = optional_probability(None)
+    add_cross_attention: bool = flag(False)
+    gradient_checkpointing: bool = flag(False)
+    torchscript: bool = flag(False)
+    bos_token_id: int | None = optional_id(50256)
+    eos_token_id: int | list[int] | None = optional_ids(50256)
+    pad_token_id: int | None = optional_id(None)
+
+    def validate(self) -> None:
+        super().validate()
+        if self.n_embd % self.n_head != 0:
+            raise ValueError(
+                f"GPT2Config.n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}: each head has "
+                "n_embd / n_head columns."
+            )

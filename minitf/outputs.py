@@ -26,12 +26,14 @@ __all__ = [
     "BaseModelOutputWithPoolingAndCrossAttentions",
     "BertForPreTrainingOutput",
     "CausalLMOutputWithCrossAttentions",
+    "GPT2DoubleHeadsModelOutput",
     "MaskedLMOutput",
     "ModelOutput",
     "MultipleChoiceModelOutput",
     "NextSentencePredictorOutput",
     "QuestionAnsweringModelOutput",
     "SequenceClassifierOutput",
+    "SequenceClassifierOutputWithPast",
     "TokenClassifierOutput",
 ]
 
@@ -187,6 +189,37 @@ class MultipleChoiceModelOutput(_LossAndLogits):
 @dataclass
 class TokenClassifierOutput(_LossAndLogits):
     """`logits` are `[B, T, N]`: one score a label at every position; `loss` a scalar, if labels are given."""
+
+
+@dataclass
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """`logits` are `[B, N]`: one score a label, before the softmax; with the cache of the trunk."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class GPT2DoubleHeadsModelOutput(ModelOutput):
+    """Of GPT2DoubleHeadsModel.
+
+    Attributes:
+        loss, mc_loss: scalars, of the words and of the choice, if their labels are given.
+        logits: `[B, N, T, V]`, scores of the next word. mc_logits: `[B, N]`, the score of each choice.
+        past_key_values: the cache, if `use_cache`.
+        hidden_states, attentions: as in the trunk, if asked; the trunk's batch is `B * N`.
+    """
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from minitf.outputs import ModelOutput
     from weights_tools.report import LoadReport
 
-__all__ = ["InitRule", "PreTrainedModel", "keep_heads"]
+__all__ = ["INIT_RULES", "InitRule", "PreTrainedModel", "normal", "select", "zeros"]
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
@@ -88,6 +88,8 @@ class PreTrainedModel(nn.Module):
     config_class: ClassVar[type[PretrainedConfig]] = PretrainedConfig
     base_model_prefix: ClassVar[str] = ""
     """Name under which a head class holds its trunk, e.g. "bert"."""
+    always_decodes: ClassVar[bool] = False
+    """Whether the architecture is a decoder whatever the configuration says."""
     supports_gradient_checkpointing: ClassVar[bool] = True
     init_rules: ClassVar[tuple[InitRule, ...]] = INIT_RULES
     size_rules: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -141,6 +143,9 @@ class PreTrainedModel(nn.Module):
             for module_type, parameter_name, fill in self.init_rules:
                 if isinstance(module, module_type) and name == parameter_name:
                     fill(module, parameter, self.config)
+        for module_type, inner_name, fill in self.init_rules:  # a rule for a parameter of a child: drawn again, last
+            if "." in inner_name and isinstance(module, module_type) and (only is None or path + inner_name in only):
+                fill(module, module.get_parameter(inner_name), self.config)
 
     # -- the tree --------------------------------------------------------------------------------------------------
 
@@ -259,10 +264,12 @@ class PreTrainedModel(nn.Module):
             ValueError: wrong shape, no bias, or a matrix of its own although the configuration ties it.
         """
         shape = (self.config.vocab_size, self.config.hidden_size)
-        if tuple(new_embeddings.weight.shape) != shape or new_embeddings.bias is None:
+        old = self.get_output_embeddings()
+        has_bias, needs_bias = new_embeddings.bias is not None, old is not None and old.bias is not None
+        if tuple(new_embeddings.weight.shape) != shape or has_bias != needs_bias:
             raise ValueError(
-                f"the new output embeddings have the shape {list(new_embeddings.weight.shape)}"
-                f"{'' if new_embeddings.bias is not None else ' and no bias'}; expected {list(shape)} with a bias."
+                f"the new output embeddings have the shape {list(new_embeddings.weight.shape)} and "
+                f"{'a' if has_bias else 'no'} bias; expected {list(shape)} and {'a' if needs_bias else 'no'} bias."
             )
         tied = any(source.startswith(f"{self.base_model_prefix}.") for source in self.ties().values())
         if tied and new_embeddings.weight is not self.get_input_embeddings().weight:
@@ -309,11 +316,12 @@ class PreTrainedModel(nn.Module):
         return old
 
     def _resize_scores(self, decoder: nn.Linear, rows: int) -> None:
-        fresh = nn.Linear(decoder.in_features, rows).to(decoder.weight.device, decoder.weight.dtype)
+        fresh = nn.Linear(decoder.in_features, rows, bias=decoder.bias is not None)
+        fresh = fresh.to(decoder.weight.device, decoder.weight.dtype)
         self._fill(fresh, None)
         decoder.weight = grown(fresh.weight, decoder.weight)
         for target, source in [*self.tied_weights.items()]:
-            if self.get_parameter(target) is decoder.bias:
+            if decoder.bias is not None and self.get_parameter(target) is decoder.bias:
                 owner, _, name = source.rpartition(".")
                 setattr(self.get_submodule(owner), name, grown(fresh.bias, decoder.bias))
         decoder.out_features = rows
@@ -406,7 +414,7 @@ class PreTrainedModel(nn.Module):
             raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}; expected [B, S] or [B, T, S].")
         mask = masks.broadcastable(attention_mask.to(torch.bool))
         assert mask is not None
-        if attention_mask.dim() == 2 and getattr(self.config, "is_decoder", False):
+        if attention_mask.dim() == 2 and (self.always_decodes or self.config.is_decoder):
             mask = mask & masks.causal(input_shape[1], attention_mask.shape[1], attention_mask.device)
         return masks.additive(mask, self.dtype)
 
@@ -438,11 +446,11 @@ class PreTrainedModel(nn.Module):
             ValueError: a cache is asked for where there can be none.
         """
         asked = bool(use_cache) or past_key_values is not None
-        if not self.config.is_decoder:
+        if not (self.always_decodes or self.config.is_decoder):
             if asked:
                 raise ValueError(
-                    "use_cache and past_key_values need a decoder (config.is_decoder = True): in an encoder every token "
-                    "attends to the later ones too, so earlier keys and values change with each new token."
+                    "use_cache and past_key_values need a decoder (config.is_decoder = True): in an encoder every "
+                    "token attends to the later ones too, so earlier keys and values change with each new token."
                 )
             return False
         if self.training and self.is_gradient_checkpointing:
@@ -587,19 +595,23 @@ def grown(fresh: Any, old: Tensor) -> Any:
     return fresh
 
 
-def keep_heads(layer: nn.Linear, kept: Sequence[int], head_size: int, *, dim: int) -> nn.Linear:
-    """A smaller Linear: only the rows (`dim=0`) or columns (`dim=1`) of the kept heads; the bias follows the rows."""
-    columns = [head * head_size + i for head in kept for i in range(head_size)]
-    index = torch.tensor(columns, dtype=torch.long, device=layer.weight.device)
+def select(layer: Any, index: Sequence[int], *, dim: int) -> Any:
+    """A copy of a linear layer with only these rows (`dim=0`) or columns (`dim=1`) of its weight.
+
+    The bias follows the outputs, which are the rows of an `nn.Linear` and the columns of GPT-2's `Conv1D`.
+    """
+    linear = isinstance(layer, nn.Linear)
+    sizes = ("out_features", "in_features") if linear else ("nx", "nf")
+    chosen = torch.tensor(list(index), dtype=torch.long, device=layer.weight.device)
+    smaller = copy.deepcopy(layer)
+    setattr(smaller, sizes[dim], len(index))
     with torch.no_grad():
-        weight = layer.weight.index_select(dim, index)
-        bias = layer.bias if layer.bias is None or dim == 1 else layer.bias.index_select(0, index)
-        smaller = nn.Linear(1, 1, bias=bias is not None, device="meta")  # its size is set by the parameters below
-        smaller.out_features, smaller.in_features = weight.shape
-        smaller.weight = nn.Parameter(weight.clone(), requires_grad=layer.weight.requires_grad)
-        if bias is not None:
-            smaller.bias = nn.Parameter(bias.detach().clone(), requires_grad=layer.bias.requires_grad)
-    return smaller.train(layer.training)
+        weight = layer.weight.index_select(dim, chosen)
+        smaller.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+        if layer.bias is not None and dim == (0 if linear else 1):
+            bias = layer.bias.index_select(0, chosen)
+            smaller.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
+    return smaller
 
 
 def unknown_setting(model_class: type, name: str, known: Sequence[str]) -> TypeError:

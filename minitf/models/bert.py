@@ -43,7 +43,7 @@ from minitf.outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from minitf.pretrained import PreTrainedModel, keep_heads
+from minitf.pretrained import PreTrainedModel, select
 
 __all__ = [
     "BertForMaskedLM", "BertForMultipleChoice", "BertForNextSentencePrediction", "BertForPreTraining",
@@ -112,8 +112,8 @@ class BertSelfAttention(nn.Module):
     def transpose_for_scores(self, x: Tensor) -> Tensor:
         """Split the heads: the columns of head h are `h * D ... (h + 1) * D`."""
         batch, length, _ = x.shape
-        x = x.view(batch, length, self.num_attention_heads, self.attention_head_size)  # [B, T, H, D]
-        return x.transpose(1, 2)  # [B, H, T, D]
+        x = x.view(batch, length, self.num_attention_heads, self.attention_head_size)  # [B, T or S, H, D]
+        return x.transpose(1, 2)  # [B, H, T or S, D]
 
     def forward(
         self, hidden_states: Tensor, mask: Tensor | None = None, *, head_mask: Tensor | None = None,
@@ -182,7 +182,7 @@ class BertCrossAttention(BertSelfAttention):
             key = self.transpose_for_scores(self.key(encoder_hidden_states))  # [B, H, S, D]
             value = self.transpose_for_scores(self.value(encoder_hidden_states))  # [B, H, S, D]
             if cache is not None:
-                cache.set_cross(self.layer_idx, key, value)
+                key, value = cache.set_cross(self.layer_idx, key, value)  # [B, H, S, D] both
         return self.attend(query, key, value, mask, head_mask, output_attentions)
 
 
@@ -228,9 +228,10 @@ class BertAttention(nn.Module):
         attention, size = self.self, self.self.attention_head_size
         present = [head for head in range(attention.config.num_attention_heads) if head not in self.pruned_heads]
         kept = [place for place, head in enumerate(present) if head not in heads]  # places in the present matrices
+        index = [place * size + i for place in kept for i in range(size)]
         for name in ("query", "key", "value"):
-            setattr(attention, name, keep_heads(getattr(attention, name), kept, size, dim=0))  # rows: outputs
-        self.output.dense = keep_heads(self.output.dense, kept, size, dim=1)  # columns: inputs
+            setattr(attention, name, select(getattr(attention, name), index, dim=0))  # rows: outputs
+        self.output.dense = select(self.output.dense, index, dim=1)  # columns: inputs
         attention.num_attention_heads, attention.all_head_size = len(kept), len(kept) * size
         self.pruned_heads |= heads
 

@@ -10,6 +10,7 @@ import torch
 import transformers
 import transformers.modeling_outputs
 import transformers.models.bert.modeling_bert
+import transformers.models.gpt2.modeling_gpt2
 
 import minitf
 import minitf.outputs
@@ -58,7 +59,12 @@ def output_classes() -> list[str]:
 
 @pytest.mark.parametrize("name", output_classes())
 def test_output_fields_and_their_order(name: str) -> None:
-    theirs = getattr(transformers.modeling_outputs, name, None) or getattr(transformers.models.bert.modeling_bert, name)
+    homes = (
+        transformers.modeling_outputs,
+        transformers.models.bert.modeling_bert,
+        transformers.models.gpt2.modeling_gpt2,
+    )
+    theirs = next(getattr(home, name) for home in homes if hasattr(home, name))
     ours = getattr(minitf.outputs, name)
     assert [f.name for f in dataclasses.fields(ours)] == [f.name for f in dataclasses.fields(theirs)]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers.modeling_outputs
 import transformers.models.bert.modeling_bert
+import transformers.models.gpt2.modeling_gpt2
 
 from minitf import outputs
 from minitf.outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput, QuestionAnsweringModelOutput
@@ -95,9 +96,12 @@ def test_copy_and_pickle(full: BaseModelOutputWithPoolingAndCrossAttentions) -> 
 
 @pytest.mark.parametrize("ours", CLASSES, ids=lambda c: c.__name__)
 def test_names_and_order_of_the_fields(ours: type[ModelOutput]) -> None:
-    theirs = getattr(transformers.modeling_outputs, ours.__name__, None) or getattr(
-        transformers.models.bert.modeling_bert, ours.__name__
+    homes = (
+        transformers.modeling_outputs,
+        transformers.models.bert.modeling_bert,
+        transformers.models.gpt2.modeling_gpt2,
     )
+    theirs = next(getattr(home, ours.__name__) for home in homes if hasattr(home, ours.__name__))
     names = [field.name for field in dataclasses.fields(ours)]
     assert names == [field.name for field in dataclasses.fields(theirs)]
     assert all(field.default is None for field in dataclasses.fields(ours))

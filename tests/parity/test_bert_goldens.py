@@ -32,13 +32,24 @@ def cases_of(*runs: str) -> list[Case]:
     return [case for case in CASES if case.run in runs]
 
 
+FILLS_A_CACHE = (
+    "torchscript BertLMHeadModel",
+    "tuple BertModel decoder",
+    "tuple BertModel cross-attention decoder",
+)
+
+
 def equal_bit_for_bit(case: Case) -> bool:
     """Whether the arithmetic is the same operation by operation.
 
     It is not where the head size is 8 (`rounded`: 4.49 divides by sqrt(8), minitf multiplies by its inverse), nor for
     relative_key_query, where three scores are added up: (words + query) + key in 4.49, words + (query + key) in minitf,
-    whose attention functions take one finished bias.
+    whose attention functions take one finished bias. Nor where the call fills a cache: 4.49 multiplies by the keys as
+    the projection left them, 5.x and minitf by the cache's contiguous copy, which torch's product may round otherwise.
     """
+    assert set(FILLS_A_CACHE) <= {case.name for case in CASES}
+    if case.name in FILLS_A_CACHE:
+        return False
     return not case.options.get("rounded") and case.config.get("position_embedding_type") != "relative_key_query"
 
 
