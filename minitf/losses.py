@@ -169,7 +169,8 @@ def question_answering_loss(
         end              x                      end_positions   1
 
     A position at or beyond T is clamped to T, which is the ignored index: an answer that was truncated away is not
-    scored. A negative position is clamped to 0, the first token ([CLS]: "no answer").
+    scored. A negative position is clamped to 0, the first token ([CLS]: "no answer"), with a warning, because other
+    losses ignore -100.
 
     Args:
         start_logits, end_logits: `[B, T]`. start_positions, end_positions: `[B]` or `[B, 1]`, integers.
@@ -181,6 +182,8 @@ def question_answering_loss(
         ("end_positions", end_logits, end_positions),
     ):
         positions = positions.reshape(-1) if positions.dim() == 2 and positions.shape[1] == 1 else positions
+        if not tracing() and bool((positions < 0).any()):
+            logger.warning("%s: a negative position is scored as 0, the first token; -100 ignores nothing here.", name)
         positions = positions.clamp(0, length)  # [B]
         check_labels(positions, logits.shape[:1], length, name, ignored=length)
         losses.append(F.cross_entropy(logits, positions.long(), ignore_index=length))

@@ -60,8 +60,8 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """The classic "extended" form of a boolean mask: 0 where attention is allowed, `finfo(dtype).min` where not.
 
-    `finfo.min` and not `-inf`, because a row of nothing but `-inf` has the softmax NaN. Old code used -10000, which a
-    large score survives; -10000 is also what a half-precision sum still resolves.
+    `finfo.min` and not `-inf`, because a row of nothing but `-inf` has the softmax NaN. Not -10000 either, as old code
+    had it: a score larger than that shows through.
     """
     allowed = torch.zeros((), dtype=dtype, device=mask.device)
     return torch.where(mask, allowed, torch.finfo(dtype).min)

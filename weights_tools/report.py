@@ -102,6 +102,13 @@ class LoadReport:
         """Plain values for `json.dumps`; tuples become lists there."""
         return {**asdict(self), "ok": self.ok}
 
+    def _verdict(self) -> str:
+        if self.ok:
+            return "everything fits"
+        if self.unexpected or self.misshapen:
+            return "not everything fits"
+        return f"everything in it fits, {len(self.missing)} parameters are not in it"
+
     def sections(self) -> list[tuple[str, list[str]]]:
         """(title, lines) of the sections that have anything to say."""
         every = [
@@ -119,7 +126,7 @@ class LoadReport:
     def __str__(self) -> str:
         kind = ", ".join(text for text in (self.format, f"names: {self.dialect}" if self.dialect else "") if text)
         head = f"{self.checkpoint}" + (f" ({kind})" if kind else "")
-        lines = [f"{head}: {'everything fits' if self.ok else 'not everything fits'}"]
+        lines = [f"{head}: {self._verdict()}"]
         for title, content in self.sections():
             lines.append(f"  {title}:")
             lines += [f"    {line}" for line in content[:MAX_LINES]]
