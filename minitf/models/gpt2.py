@@ -106,8 +106,8 @@ class GPT2Attention(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         """The columns of head h are `h * D ... (h + 1) * D`."""
         batch, length, _ = x.shape
-        x = x.view(batch, length, self.num_heads, self.head_dim)  # [B, T, H, D]
-        return x.transpose(1, 2)  # [B, H, T, D]
+        x = x.view(batch, length, self.num_heads, self.head_dim)  # [B, T or S, H, D]
+        return x.transpose(1, 2)  # [B, H, T or S, D]
 
     def forward(
         self, hidden_states: Tensor, mask: Tensor | None = None, *, encoder_hidden_states: Tensor | None = None,

@@ -13,7 +13,7 @@ What a comment may say:
     # [B, 1, 1, S] or [B, 1, T, S]      either
     # [1 or B, H, 1 or T, S]            either, by dimension
     # [B, 1, T, 1] or broadcastable     this, or what broadcasts to it
-    # [B * N, 1]                        sizes may be products and sums
+    # [B * N, 1], [B, T, 3C]            sizes may be products and sums
     # [B, N]; whole numbers lose ...    anything may follow a semicolon
 """
 
@@ -55,7 +55,7 @@ class Comment:
     @property
     def letters(self) -> set[str]:
         dims = [dim for group in self.groups for alternative in group for dim in alternative]
-        return {letter for dim in dims for letter in re.findall(r"\b[A-Z]\b", dim)}
+        return {letter for dim in dims for letter in re.findall(r"(?<![A-Za-z_])[A-Z]\b", dim)}
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.line}: # {self.text}"
@@ -97,8 +97,8 @@ def comments_of(path: Path) -> dict[int, Comment]:
 
 @cache
 def compiled(dimension: str) -> CodeType:
-    """A size of the repository's own comments: a letter, a number, a product or a sum."""
-    return compile(dimension, "shape comment", "eval")
+    """A size of the repository's own comments: a letter, a number, a product (2 * B, 3C) or a sum."""
+    return compile(re.sub(r"(\d)([A-Z])", r"\1 * \2", dimension), "shape comment", "eval")
 
 
 def fits_dimension(dim: str, size: int, sizes: Sizes, broadcastable: bool) -> bool:

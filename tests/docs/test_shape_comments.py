@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minitf import BertConfig, attention, cache, losses, masks, pretrained
+from minitf import BertConfig, GPT2Config, attention, cache, losses, masks, pretrained
 from minitf.cache import KVCache
-from minitf.models import bert
+from minitf.models import bert, gpt2
 from tests.docs.shape_comments import Sizes, UnreadableComment, Watcher, comments_of, declared_letters
 
 # All sizes differ from each other and from the numbers 1 and 2 that stand in comments.
@@ -22,9 +22,9 @@ SIZES: Sizes = {"B": 6, "T": 5, "H": 3, "D": 4, "C": 12, "F": 20, "V": 31, "L": 
 PAST, ENCODER = 9, 11
 DECODER = {**SIZES, "S": PAST + SIZES["T"]}
 CROSS = {**SIZES, "S": ENCODER}
-MINIMUM = {"bert": 45, "attention": 12, "masks": 9, "losses": 4, "pretrained": 3, "cache": 1}
+MINIMUM = {"bert": 45, "gpt2": 30, "attention": 12, "masks": 9, "losses": 4, "pretrained": 3, "cache": 1}
 
-MODULES = [bert, attention, masks, losses, pretrained, cache]
+MODULES = [bert, gpt2, attention, masks, losses, pretrained, cache]
 
 
 def config(**settings: Any) -> BertConfig:
@@ -119,6 +119,42 @@ def run_heads(watcher: Watcher) -> None:
         problem(**text, labels=torch.ones(6, 8, dtype=torch.long))
 
 
+def gpt2_config(**settings: Any) -> GPT2Config:
+    sizes = {
+        "vocab_size": 31,
+        "n_embd": 12,
+        "n_head": 3,
+        "n_inner": 20,
+        "n_layer": 7,
+        "n_positions": 16,
+        "num_labels": 8,
+    }
+    return GPT2Config(**{**sizes, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, **settings})
+
+
+def run_gpt2(watcher: Watcher) -> None:
+    """GPT-2 with a past, beside an encoder, in float16 arithmetic that is widened, and all of its heads."""
+    model = gpt2.GPT2LMHeadModel(gpt2_config(add_cross_attention=True, reorder_and_upcast_attn=True)).eval()
+    encoder = {"encoder_hidden_states": torch.zeros(6, ENCODER, 12), "encoder_attention_mask": padding(6, ENCODER)}
+    past = KVCache()
+    with torch.no_grad(), watcher.watching({**SIZES, "T": PAST, "S": PAST}, {**SIZES, "T": PAST, "S": ENCODER}):
+        model(ids(6, PAST), past_key_values=past, **encoder)
+    with torch.no_grad(), watcher.watching(DECODER, CROSS):
+        model(ids(), attention_mask=padding(6, PAST + 5), past_key_values=past, output_attentions=True, **encoder)
+    one, text = torch.arange(6) % 2, {"input_ids": ids(), "attention_mask": padding()}
+    with watcher.watching(SIZES):
+        gpt2.GPT2Model(gpt2_config())(ids(), token_type_ids=ids(), attention_mask=torch.ones(6, 5, 5).tril())
+        gpt2.GPT2LMHeadModel(gpt2_config())(**text, labels=ids())
+        gpt2.GPT2ForSequenceClassification(gpt2_config())(**text, labels=one)
+        gpt2.GPT2ForTokenClassification(gpt2_config())(**text, labels=ids() % 8)
+        gpt2.GPT2ForQuestionAnswering(gpt2_config(num_labels=2))(**text, start_positions=one, end_positions=one)
+    with watcher.watching(SIZES, {**SIZES, "B": 6 * 8}):
+        choices = ids(48).view(6, 8, 5)
+        gpt2.GPT2DoubleHeadsModel(gpt2_config())(
+            choices, mc_token_ids=torch.ones(6, 8, dtype=torch.long), mc_labels=one
+        )
+
+
 def run_functions(watcher: Watcher) -> None:
     """What no model reaches: the sliding window, an empty row under every function, a head mask with a batch."""
     with watcher.watching(DECODER):
@@ -133,7 +169,7 @@ def run_functions(watcher: Watcher) -> None:
             function(nn.Identity(), query, key, key, None, scale=0.5, dropout=0.0, bias=bias)
 
 
-RUNS = [run_encoders, run_decoders, run_heads, run_functions]
+RUNS = [run_encoders, run_decoders, run_heads, run_gpt2, run_functions]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +223,7 @@ class Module:
         self.size = size
     @property
     def wide(self):
-        return torch.zeros(2 * self.size, 1)  # [2 * B, 1]
+        return torch.zeros(2 * self.size, 1)  # [2B, 1]
     @staticmethod
     def several(x, many):
         a = [x] * 3  # [B, T] each
