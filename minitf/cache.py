@@ -136,6 +136,11 @@ class KVCache:
         """S, the number of positions that a layer holds."""
         return self._layers[layer].length if layer < len(self._layers) else 0
 
+    def get_cross_length(self) -> int:
+        """Positions of the encoder whose keys and values are held; 0 = none."""
+        cross = self._layers[0].cross if self._layers else None
+        return 0 if cross is None else cross[0].shape[2]
+
     def crop(self, length: int) -> None:
         """Forget all but the first `length` positions; a negative number forgets that many from the end.
 
@@ -190,15 +195,24 @@ class KVCache:
         return self._layers[layer]
 
 
-def as_cache(past_key_values: KVCache | Sequence[Any] | None) -> KVCache | None:
+def as_cache(past_key_values: KVCache | Sequence[Any] | None, layers: int | None = None) -> KVCache | None:
     """The caller's cache: the object itself, or a new one filled from the classic tuple.
 
     The tuple has one entry a layer, `(key, value)` or, with cross-attention, `(key, value, cross_key, cross_value)`,
     each `[B, H, S, D]`. Its tensors are never written to.
 
+    Args:
+        past_key_values: a cache, such a tuple, or None.
+        layers: the layers of the model, which a filled cache must have; None = not checked.
+
     Raises:
-        TypeError: neither a cache nor such a tuple.
+        TypeError: neither a cache nor such a tuple. ValueError: another number of layers.
     """
+    held = len(past_key_values) if isinstance(past_key_values, (KVCache, tuple, list)) else 0
+    if layers is not None and held not in (0, layers):
+        raise ValueError(
+            f"past_key_values holds {held} layers, but this model has {layers} layers: it belongs to another model."
+        )
     if past_key_values is None or isinstance(past_key_values, KVCache):
         return past_key_values
     cache = KVCache()

@@ -9,10 +9,13 @@ checks of shapes stay.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from minitf.cache import KVCache
 
 __all__ = [
     "check_attention_mask",
@@ -164,14 +167,32 @@ def check_model_inputs(
 
 
 def check_encoder_inputs(
-    config: Any, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None
+    config: Any,
+    encoder_hidden_states: Tensor | None,
+    encoder_attention_mask: Tensor | None,
+    *,
+    batch: int | None = None,
+    cache: KVCache | None = None,
 ) -> None:
     """What cross-attention reads is given to a model that has it, and its mask is not given without it.
+
+    Args:
+        config: gives `hidden_size` and `add_cross_attention`.
+        encoder_hidden_states, encoder_attention_mask: as in the forward of the models.
+        batch: B, which the states never broadcast over; None = not checked.
+        cache: if it holds keys of an encoder, the states must be those that it was filled from. Only their length is
+            compared: their values are not read again.
 
     Raises:
         TypeError, ValueError: an input that would have no effect, or of the wrong shape.
     """
+    held = cache.get_cross_length() if cache is not None else 0
     if encoder_hidden_states is None:
+        if held:
+            raise ValueError(
+                f"encoder_hidden_states is not given, but the cache holds {held} positions of an encoder, which this "
+                "step would not look at: pass the states in every step."
+            )
         if encoder_attention_mask is not None:
             raise ValueError("encoder_attention_mask is given without encoder_hidden_states: it would have no effect.")
         return
@@ -181,6 +202,14 @@ def check_encoder_inputs(
             "config.add_cross_attention = True): this model would not look at them."
         )
     check_embeds(encoder_hidden_states, config.hidden_size, name="encoder_hidden_states")
+    rows, positions = encoder_hidden_states.shape[:2]
+    if batch is not None and rows != batch:
+        raise ValueError(f"encoder_hidden_states has batch {rows}, but this call has batch {batch}: expected the same.")
+    if held and positions != held:
+        raise ValueError(
+            f"encoder_hidden_states has {positions} positions, but the cache holds the keys of {held}: expected the "
+            "same states in every step, or an empty cache."
+        )
 
 
 def check_attention_mask(

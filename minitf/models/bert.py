@@ -419,11 +419,12 @@ class BertModel(BertPreTrainedModel):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         use_cache = self.wants_cache(use_cache, past_key_values)
-        cache = as_cache(past_key_values) if past_key_values is not None else KVCache() if use_cache else None
+        given = KVCache() if use_cache and past_key_values is None else past_key_values
+        cache = as_cache(given, config.num_hidden_layers)
         past = cache.get_seq_length() if cache is not None else 0
 
         batch, length = check_model_inputs(config, input_ids, token_type_ids, position_ids, inputs_embeds, past)
-        check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask)
+        check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask, batch=batch, cache=cache)
         padding = check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=past + length)
         mask = masks.broadcastable(padding)  # [B, 1, 1, S] or [B, 1, T, S]
         if config.is_decoder and length > 1:  # a single query is the last position: nothing lies after it
