@@ -282,6 +282,13 @@ class PretrainedConfig(metaclass=StrictKeywords):
                     )
         if self.label2id != {label: i for i, label in self.id2label.items()} or len(self.label2id) != self.num_labels:
             raise self._contradiction(self.id2label, self.label2id)
+        for layer, heads in self.pruned_heads.items():
+            # Every architecture has these two names, some as aliases.
+            if layer >= self.num_hidden_layers or any(head >= self.num_attention_heads for head in heads):
+                raise ValueError(
+                    f"{type(self).__name__}.pruned_heads = {self.pruned_heads!r} names heads that do not exist: this "
+                    f"model has {self.num_hidden_layers} layers of {self.num_attention_heads} heads, counted from 0."
+                )
 
     # -- labels ----------------------------------------------------------------------------------------------------
 
@@ -629,12 +636,6 @@ class BertConfig(PretrainedConfig):
                 f"BertConfig.pad_token_id = {self.pad_token_id} is outside of the vocabulary of "
                 f"{self.vocab_size} words."
             )
-        for layer, heads in self.pruned_heads.items():
-            if layer >= self.num_hidden_layers or any(head >= self.num_attention_heads for head in heads):
-                raise ValueError(
-                    f"BertConfig.pruned_heads = {self.pruned_heads!r} names heads that do not exist: this model has "
-                    f"{self.num_hidden_layers} layers of {self.num_attention_heads} heads, counted from 0."
-                )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("BertConfig.add_cross_attention = True needs is_decoder = True.")
 

@@ -244,6 +244,12 @@ def test_keys_that_contradict_each_other(values: dict[str, Any], message: str) -
         config.to_json_string()
 
 
+def test_pruned_heads_under_the_names_of_gpt2() -> None:
+    assert minitf.GPT2Config(n_layer=2, pruned_heads={1: [11]}).pruned_heads == {1: [11]}
+    with pytest.raises(ValueError, match=r"GPT2Config\.pruned_heads = \{2: \[0\]\} .* 2 layers of 12 heads"):
+        minitf.GPT2Config(n_layer=2, pruned_heads={2: [0]})
+
+
 @pytest.mark.parametrize(
     ("key", "refused", "implemented", "why"),
     [
