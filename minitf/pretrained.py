@@ -361,7 +361,7 @@ class PreTrainedModel(nn.Module):
             return [row[None, :, None, None] for row in head_mask]  # [1, H, 1, 1]
         if len(shape) == 3 and shape[1:] == (layers, heads) and (batch is None or shape[0] == batch):
             return [head_mask[:, layer, :, None, None] for layer in range(layers)]  # [B, H, 1, 1]
-        if len(shape) == 5 and shape[0] == layers and shape[2] == heads:
+        if len(shape) == 5 and (shape[0], shape[2]) == (layers, heads) and (batch is None or shape[1] in (1, batch)):
             return list(head_mask)  # [1 or B, H, 1 or T, 1 or S]
         raise ValueError(
             f"head_mask has shape {list(shape)}; expected [{heads}], [{layers}, {heads}] or "
@@ -385,8 +385,8 @@ class PreTrainedModel(nn.Module):
         wanted: dict[int, set[int]] = {}
         for layer, numbers in heads_to_prune.items():
             for kind, number, count in (("layer", layer, layers), *(("head", n, heads) for n in numbers)):
-                if not -count <= number < count:
-                    raise ValueError(f"prune_heads: {kind} {number} does not exist; this model has {count} {kind}s.")
+                if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
+                    raise ValueError(f"prune_heads: {kind} {number!r} does not exist; this model has {count} {kind}s.")
             wanted.setdefault(layer % layers, set()).update(n % heads for n in numbers)
         self._cut_heads(wanted)
         merged = {layer: set(cut) for layer, cut in self.config.pruned_heads.items()}
