@@ -79,6 +79,10 @@ def load_pretrained(
             aliases=ties,
             model_name=model_class.__name__,
         )
+        for target, source in model.copies().items():  # a parameter of its own that begins as a copy: read twice
+            if target in matched.missing and source in matched.sources:
+                matched.missing.remove(target)
+                matched.sources[target] = matched.sources[source]
         report = make_report(model_class, path, checkpoint, matched, config)
         judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
         same_values(checkpoint, matched)

@@ -129,6 +129,7 @@ class PreTrainedModel(nn.Module):
         if self.device.type != "meta":
             self._fill(self, None)
         self.tie_weights()
+        self._copy_weights()
 
     @torch.no_grad()
     def _fill(self, module: nn.Module, only: set[str] | None, path: str = "") -> None:
@@ -208,6 +209,7 @@ class PreTrainedModel(nn.Module):
         owner, _, name = self.input_embeddings_path.rpartition(".")
         setattr(self.base_model.get_submodule(owner), name, value)
         self.tie_weights()
+        self._copy_weights()
 
     def __repr__(self) -> str:
         # one line instead of torch's tree of some hundred; a submodule still prints as a tree: print(model.encoder)
@@ -229,16 +231,21 @@ class PreTrainedModel(nn.Module):
         untied = not self.config.tie_word_embeddings or getattr(self.config, "torchscript", False)
         return {t: s for t, s in self.tied_weights.items() if not (untied and s.startswith(embeddings))}
 
+    def copies(self) -> dict[str, str]:
+        """Under `config.torchscript`: parameter -> the parameter whose values it begins with instead of sharing it."""
+        in_force = self.ties() if self.config.tie_word_embeddings else self.tied_weights
+        return {target: source for target, source in self.tied_weights.items() if target not in in_force}
+
     def tie_weights(self) -> None:
-        """Let every tied parameter be the one that it shares. Under torchscript a copy takes the place of a tie."""
-        in_force = self.ties()
-        for target, source in self.tied_weights.items():
+        """Let every tied parameter be the one that it shares."""
+        for target, source in self.ties().items():
             owner, _, name = target.rpartition(".")
-            if target in in_force:
-                setattr(self.get_submodule(owner), name, self.get_parameter(source))
-            elif self.config.tie_word_embeddings:
-                copied = nn.Parameter(self.get_parameter(source).detach().clone())
-                setattr(self.get_submodule(owner), name, copied)
+            setattr(self.get_submodule(owner), name, self.get_parameter(source))
+
+    def _copy_weights(self) -> None:
+        for target, source in self.copies().items():
+            owner, _, name = target.rpartition(".")
+            setattr(self.get_submodule(owner), name, nn.Parameter(self.get_parameter(source).detach().clone()))
 
     def check_ties(self) -> None:
         """Every tie in force holds. Runs before saving, where the two names are stored once.
@@ -295,11 +302,13 @@ class PreTrainedModel(nn.Module):
         """
         old = self.get_input_embeddings()
         rows = old.num_embeddings if new_num_tokens is None else new_num_tokens
-        for name, number in (("new_num_tokens", rows), ("pad_to_multiple_of", pad_to_multiple_of or 1)):
-            if not isinstance(number, int) or number < 1:
+        multiple = 1 if pad_to_multiple_of is None else pad_to_multiple_of
+        for name, number in (("new_num_tokens", rows), ("pad_to_multiple_of", multiple)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} = {number!r}: expected an integer >= 1.")
-        if pad_to_multiple_of:
-            rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
+        rows = -(-rows // multiple) * multiple
+        if rows == old.num_embeddings:
+            return old  # the same parameters, which an optimiser may hold
         if old.padding_idx is not None and old.padding_idx >= rows:
             raise ValueError(f"{rows} rows would cut off the padding token {old.padding_idx}.")
         fresh = nn.Embedding(rows, old.embedding_dim, padding_idx=old.padding_idx).to(
