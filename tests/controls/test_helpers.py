@@ -1,0 +1,166 @@
+"""The public helpers of the classic names, and switches that are set in the configuration."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import minitf
+from tests.controls.models import HEADS, LAYERS, build, close, config
+from tests.parity.bert_pairs import CLASSES, inputs_for
+from tests.support import padded_batch
+
+# ---------------------------------------------------------------------------------------------------------- activation
+
+
+def test_an_activation_given_as_a_function(tmp_path: Path) -> None:
+    named, given = build("BertForMaskedLM", hidden_act="relu"), build("BertForMaskedLM", hidden_act=F.relu)
+    with torch.no_grad():
+        assert torch.equal(named(**padded_batch()).logits, given(**padded_batch()).logits)
+        assert not close(build("BertForMaskedLM")(**padded_batch()).logits, given(**padded_batch()).logits)
+        for twin in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
+            assert torch.equal(twin(**padded_batch()).logits, given(**padded_batch()).logits)
+    with pytest.raises(ValueError, match=r"hidden_act is a function, which JSON cannot hold.*ACT2FN"):
+        given.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------- masks
+
+
+def test_extended_attention_mask() -> None:
+    model = build()
+    padding = padded_batch()["attention_mask"]
+    extended = model.get_extended_attention_mask(padding, (3, 7))
+    minimum = torch.finfo(torch.float32).min
+    assert extended.shape == (3, 1, 1, 7)
+    assert torch.equal(extended[:, 0, 0] == 0, padding.bool())
+    assert torch.equal(extended[:, 0, 0] == minimum, ~padding.bool())
+    square = torch.rand(3, 7, 7) > 0.5
+    assert torch.equal(model.get_extended_attention_mask(square, (3, 7))[:, 0] == 0, square)
+    assert model.double().get_extended_attention_mask(padding, (3, 7)).min() == torch.finfo(torch.float64).min
+    decoder = build("BertModel", is_decoder=True)
+    causal = decoder.get_extended_attention_mask(padding, (3, 7))
+    assert causal.shape == (3, 1, 7, 7)
+    assert torch.equal(causal[:, 0] == 0, padding.bool()[:, None] & torch.ones(7, 7).tril().bool())
+    assert decoder.get_extended_attention_mask(padding, (3, 2)).shape == (3, 1, 2, 7)
+    with pytest.raises(ValueError, match=r"attention_mask has shape \[7\]; expected \[B, S\] or \[B, T, S\]"):
+        model.get_extended_attention_mask(padding[0], (3, 7))
+
+
+def test_invert_attention_mask() -> None:
+    model = build()
+    padding = padded_batch()["attention_mask"]
+    inverted = model.invert_attention_mask(padding)
+    assert torch.equal(inverted, model.get_extended_attention_mask(padding, (3, 7)))
+    assert model.half().invert_attention_mask(padding[:, None].expand(3, 7, 7)).dtype == torch.float16
+
+
+def test_the_helpers_are_those_of_transformers() -> None:
+    """On masks and head masks; a decoder's extended mask too."""
+    import transformers
+
+    for is_decoder in (False, True):
+        ours = build(is_decoder=is_decoder)
+        theirs = transformers.BertModel(transformers.BertConfig(**{**ours.config.to_dict(), "dtype": "float32"}))
+        mask = padded_batch()["attention_mask"]
+        if hasattr(theirs, "invert_attention_mask"):
+            assert torch.equal(ours.invert_attention_mask(mask), theirs.invert_attention_mask(mask))
+        if hasattr(theirs, "get_extended_attention_mask"):
+            expected = theirs.get_extended_attention_mask(mask, (3, 7))
+            assert torch.equal(ours.get_extended_attention_mask(mask, (3, 7)), expected)
+
+
+def test_get_head_mask() -> None:
+    model = build()
+    assert model.get_head_mask(None, LAYERS) is None
+    factors = torch.rand(3, LAYERS, HEADS)
+    for given, shape in ((factors[0, 0], (1, 4, 1, 1)), (factors[0], (1, 4, 1, 1)), (factors, (3, 4, 1, 1))):
+        layers = model.get_head_mask(given, LAYERS)
+        assert [tuple(layer.shape) for layer in layers] == [shape] * LAYERS
+    assert torch.equal(model.get_head_mask(factors, LAYERS)[1][:, :, 0, 0], factors[:, 1])
+    assert model.half().get_head_mask(factors, LAYERS)[0].dtype == torch.float16
+
+
+# ------------------------------------------------------------------------------------------------------------ the tree
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_trunk_prefix_and_dummy_inputs(class_name: str) -> None:
+    model = build(class_name)
+    assert model.base_model_prefix == "bert"
+    assert model.base_model is (model if class_name == "BertModel" else model.bert)
+    inputs = model.dummy_inputs
+    assert {name: tuple(value.shape) for name, value in inputs.items()} == {"input_ids": (3, 5)}
+    if class_name == "BertForMultipleChoice":
+        inputs = {"input_ids": inputs["input_ids"][:, None]}
+    assert len(model(**inputs)) > 0
+    small = getattr(minitf, class_name)(config(vocab_size=3))
+    assert small.dummy_inputs["input_ids"].max() < 3
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_init_weights_and_post_init_draw_fresh_weights(class_name: str) -> None:
+    """By the rules, in one order: a second call with the same seed gives the same weights."""
+    model = build(class_name)
+    states = []
+    for initialise in (model.init_weights, model.post_init):
+        torch.manual_seed(2)
+        model.base_model.init_weights()
+        initialise()
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    for name, tensor in states[0].items():
+        if name.endswith("LayerNorm.weight"):
+            assert torch.equal(tensor, torch.ones_like(tensor)), name
+        elif name.endswith("bias"):
+            assert tensor.abs().max() == 0, name
+        elif tensor.numel() > 1000:
+            assert 0.017 < tensor.std() < 0.023, name
+    words = model.get_input_embeddings().weight
+    assert words[0].abs().max() == 0
+    if hasattr(model, "check_ties"):
+        model.check_ties()
+
+
+# ------------------------------------------------------------------------------------------------------------ switches
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_outputs_asked_for_in_the_configuration(class_name: str) -> None:
+    model = build(class_name)
+    inputs = inputs_for(class_name)
+    with torch.no_grad():
+        plain = model(**inputs)
+        asked = model(**inputs, output_hidden_states=True, output_attentions=True)
+        model.config.output_hidden_states = model.config.output_attentions = True
+        configured = model(**inputs)
+        refused = model(**inputs, output_hidden_states=False, output_attentions=False)
+    assert plain.hidden_states is plain.attentions is refused.hidden_states is refused.attentions is None
+    assert len(configured.hidden_states) == LAYERS + 1
+    assert len(configured.attentions) == LAYERS
+    for name in ("hidden_states", "attentions"):
+        assert all(torch.equal(a, b) for a, b in zip(configured[name], asked[name], strict=True))
+    model.config.return_dict = False
+    assert type(model(**inputs)) is tuple
+    assert type(model(**inputs, return_dict=True)) is type(plain)
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "recomputed"])
+def test_gradients_of_hidden_states(class_name: str, checkpointing: bool) -> None:
+    """The tensors in the output are those that the next layer reads, so gradients arrive at them."""
+    model: Any = build(class_name).train(checkpointing)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    output = model(**inputs_for(class_name), output_hidden_states=True)
+    for state in output.hidden_states:
+        state.retain_grad()
+    (output.pooler_output.square().sum() if class_name == "BertModel" else output.loss).backward()
+    assert all(state.grad is not None and state.grad.abs().sum() > 0 for state in output.hidden_states)
