@@ -127,7 +127,8 @@ class PreTrainedModel(nn.Module):
     def init_weights(self) -> None:
         """Fill all parameters by `init_rules`, then tie. A trunk inside a head class has filled its own already."""
         for target, source in self.ties().items():
-            if self.get_parameter(target) is self.get_parameter(source):  # drawn for itself, then shared again
+            in_trunk = source.startswith(f"{self.base_model_prefix}.")  # where its own rule has filled it
+            if in_trunk and self.get_parameter(target) is self.get_parameter(source):
                 owner, _, name = target.rpartition(".")
                 setattr(self.get_submodule(owner), name, nn.Parameter(torch.empty_like(self.get_parameter(source))))
         if self.device.type != "meta":

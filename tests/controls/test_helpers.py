@@ -125,8 +125,7 @@ def test_init_weights_and_post_init_draw_fresh_weights(class_name: str) -> None:
             assert 0.017 < tensor.std() < 0.023, name
     words = model.get_input_embeddings().weight
     assert words[0].abs().max() == 0
-    if hasattr(model, "check_ties"):
-        model.check_ties()
+    model.check_ties()
 
 
 # ------------------------------------------------------------------------------------------------------------ switches
