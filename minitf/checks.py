@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_attention_mask",
+    "check_choices",
     "check_embeds",
     "check_ids",
     "check_length",
     "check_model_inputs",
     "check_positions",
+    "merge_choices",
     "tracing",
 ]
 
@@ -164,6 +166,26 @@ def check_model_inputs(
             )
         check_positions(position_ids, batch, length, config.max_position_embeddings)
     return batch, length
+
+
+def check_choices(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> int:
+    """N of inputs that hold N texts in each row: `input_ids` `[B, N, T]` or `inputs_embeds` `[B, N, T, C]`.
+
+    Raises:
+        ValueError: neither, or without the dimension of the choices.
+    """
+    given = input_ids if input_ids is not None else inputs_embeds
+    if given is None or given.dim() != (3 if input_ids is not None else 4):
+        raise ValueError(
+            "this head needs input_ids [batch, choices, positions] (or inputs_embeds, a dimension more), and got "
+            f"{'neither' if given is None else list(given.shape)}."
+        )
+    return given.shape[1]
+
+
+def merge_choices(x: Tensor | None) -> Tensor | None:
+    """`[B, N, ...]` -> `[B * N, ...]`: the trunk reads every choice as a sequence of its own."""
+    return x if x is None else x.flatten(0, 1)
 
 
 def check_encoder_inputs(

@@ -75,7 +75,7 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED)
 
 
-def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def next_sentence_loss(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
     """Cross-entropy of "does sentence B follow sentence A": label 0 = it does, 1 = it is a random sentence.
 
         A: the cat sat    B: it was warm      label 0
@@ -83,9 +83,10 @@ def next_sentence_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: `[B, 2]`. labels: `[B]` or `[B, 1]`, 0, 1 or -100.
+        name: what the caller's argument is called, for errors.
     """
-    labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
-    check_labels(labels, logits.shape[:1], 2, "next_sentence_label", ignored=IGNORED)
+    labels = without_column(labels, name)
+    check_labels(labels, logits.shape[:1], 2, name, ignored=IGNORED)
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
 
 
@@ -114,18 +115,19 @@ def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: s
 
     Args:
         logits: `[B, N]`.
-        labels: `[B]` integers; or `[B]` numbers (N = 1), `[B, N]` numbers (regression); or `[B, N]` of 0 and 1.
+        labels: `[B]` integers; or `[B]` numbers (N = 1), `[B, N]` numbers (regression); or `[B, N]` of 0 to 1.
         problem_type: one of the three names above; None = inferred.
 
     Raises:
         ValueError, TypeError: labels of another shape, kind or range.
     """
     count = logits.shape[-1]
+    check_is_tensor(labels, "labels")
     if problem_type is None:
         several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
         problem_type = "regression" if count == 1 else several
     if problem_type == "single_label_classification":
-        labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
+        labels = without_column(labels, "labels")
         check_labels(labels, logits.shape[:1], count, "labels", ignored=IGNORED)
         return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
     if labels.dim() == 1 and count == 1:
@@ -138,8 +140,10 @@ def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: s
     if not labels.is_floating_point():
         labels = labels.to(logits.dtype)  # [B, N]; whole numbers lose nothing
     if problem_type == "regression":
+        check_values(labels, float("-inf"), float("inf"), "expected a finite number")
         return F.mse_loss(logits, labels)
     if problem_type == "multi_label_classification":
+        check_values(labels, 0.0, 1.0, "expected 1 (the label holds), 0 (it does not) or a probability between them")
         return F.binary_cross_entropy_with_logits(logits, labels)
     raise ValueError(
         f"problem_type = {problem_type!r}: expected 'regression', 'single_label_classification' or "
@@ -177,6 +181,7 @@ def question_answering_loss(
     """
     length = start_logits.shape[1]
     losses = []
+    unscored = False
     for name, logits, positions in (
         ("start_positions", start_logits, start_positions),
         ("end_positions", end_logits, end_positions),

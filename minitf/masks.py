@@ -20,7 +20,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["additive", "both", "broadcastable", "causal", "from_additive", "padding", "positions_from_mask", "window"]
+from minitf.checks import check_attention_mask
+
+__all__ = [
+    "additive",
+    "both",
+    "broadcastable",
+    "causal",
+    "for_cross_attention",
+    "for_self_attention",
+    "from_additive",
+    "padding",
+    "positions_from_mask",
+    "window",
+]
 
 
 def padding(attention_mask: Tensor) -> Tensor:
@@ -95,3 +108,46 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first & second  # [B, 1, T, S] or broadcastable
+
+
+def for_self_attention(
+    attention_mask: Tensor | None,
+    *,
+    batch: int,
+    query_length: int,
+    key_length: int,
+    is_causal: bool,
+    device: torch.device,
+) -> Tensor | None:
+    """The caller's mask, checked, and the causal triangle: what hides a key from a query, in one boolean mask.
+
+    Args:
+        attention_mask: `[B, S]`, `[B, T, S]` or `[B, 1, T, S]`; for its errors see `minitf.checks`.
+        batch, query_length, key_length: B, T and S.
+        is_causal: whether a query may not see what comes after it.
+        device: where the triangle is made.
+
+    Returns:
+        `[1 or B, 1, 1 or T, S]`; None if nothing is hidden.
+    """
+    checked = check_attention_mask(attention_mask, batch=batch, query_length=query_length, key_length=key_length)
+    mask = broadcastable(checked)  # [B, 1, 1 or T, S]
+    if is_causal and query_length > 1:  # a single query is the last position: nothing lies after it
+        mask = both(causal(query_length, key_length, device), mask)  # [1 or B, 1, T, S]
+    return mask
+
+
+def for_cross_attention(
+    encoder_attention_mask: Tensor | None, *, batch: int, query_length: int, encoder_hidden_states: Tensor | None
+) -> Tensor | None:
+    """The encoder's padding, checked, as a boolean `[B, 1, 1 or T, S_encoder]`; None if nothing is hidden."""
+    if encoder_hidden_states is None:
+        return None
+    checked = check_attention_mask(
+        encoder_attention_mask,
+        batch=batch,
+        query_length=query_length,
+        key_length=encoder_hidden_states.shape[1],
+        name="encoder_attention_mask",
+    )
+    return broadcastable(checked)  # [B, 1, 1 or T, S]

@@ -9,9 +9,8 @@ The heads: below the ruled line; each is the trunk, a small module on top, and a
 
 Dimension letters: B batch, T query positions, S key positions (T + what the cache holds), H heads, D head size,
 C hidden size (C = H * D), F intermediate size, V vocabulary, L layers, N labels or choices.
-
-This file is formatted by hand: its long parameter lists, one name a line, would bury the computation.
 """
+# Formatted by hand: long parameter lists with one name a line would bury the computation.
 # fmt: off
 
 from __future__ import annotations
@@ -28,20 +27,13 @@ from minitf import losses, masks
 from minitf.activations import get_activation
 from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
-from minitf.checks import check_attention_mask, check_encoder_inputs, check_model_inputs
+from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices
 from minitf.config import BertConfig
 from minitf.memory import apply_chunking_to_forward, checkpointed
 from minitf.outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    BaseModelOutputWithPoolingAndCrossAttentions,
-    BertForPreTrainingOutput,
-    CausalLMOutputWithCrossAttentions,
-    MaskedLMOutput,
-    MultipleChoiceModelOutput,
-    NextSentencePredictorOutput,
-    QuestionAnsweringModelOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
+    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions, BertForPreTrainingOutput,
+    CausalLMOutputWithCrossAttentions, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput,
 )
 from minitf.pretrained import PreTrainedModel, select
 
@@ -425,17 +417,13 @@ class BertModel(BertPreTrainedModel):
 
         batch, length = check_model_inputs(config, input_ids, token_type_ids, position_ids, inputs_embeds, past)
         check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask, batch=batch, cache=cache)
-        padding = check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=past + length)
-        mask = masks.broadcastable(padding)  # [B, 1, 1, S] or [B, 1, T, S]
-        if config.is_decoder and length > 1:  # a single query is the last position: nothing lies after it
-            mask = masks.both(masks.causal(length, past + length, self.device), mask)  # [1 or B, 1, T, S]
-        encoder_mask = None
-        if encoder_hidden_states is not None:
-            encoder_padding = check_attention_mask(
-                encoder_attention_mask, batch=batch, query_length=length, key_length=encoder_hidden_states.shape[1],
-                name="encoder_attention_mask",
-            )
-            encoder_mask = masks.broadcastable(encoder_padding)  # [B, 1, 1, S] or [B, 1, T, S]
+        mask = masks.for_self_attention(
+            attention_mask, batch=batch, query_length=length, key_length=past + length, is_causal=config.is_decoder,
+            device=self.device,
+        )  # [1 or B, 1, 1 or T, S]
+        encoder_mask = masks.for_cross_attention(
+            encoder_attention_mask, batch=batch, query_length=length, encoder_hidden_states=encoder_hidden_states
+        )  # [B, 1, 1 or T, S]
 
         embedding_output = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, past)  # [B, T, C]
         encoded = self.encoder(
@@ -568,18 +556,18 @@ class BertForPreTraining(BertWithWordScores):
         """`labels` `[B, T]` (-100 = not scored) and `next_sentence_label` `[B]` (0 = B follows A) come together."""
         if (labels is None) != (next_sentence_label is None):
             raise ValueError("the pre-training loss needs both labels and next_sentence_label, and only one is given.")
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        words, next_sentence = self.cls(outputs.last_hidden_state, outputs.pooler_output)  # [B, T, V], [B, 2]
+        words, next_sentence = self.cls(trunk.last_hidden_state, trunk.pooler_output)  # [B, T, V], [B, 2]
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = losses.masked_language_model_loss(words, labels)
             loss = loss + losses.next_sentence_loss(next_sentence, next_sentence_label)
         output = BertForPreTrainingOutput(
             loss=loss, prediction_logits=words, seq_relationship_logits=next_sentence,
-            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+            hidden_states=trunk.hidden_states, attentions=trunk.attentions,
         )
         return self.returned(output, return_dict)
 
@@ -607,17 +595,17 @@ class BertLMHeadModel(BertWithWordScores):
         """`labels` `[B, T]`, usually `input_ids`: the loss shifts them by one. With labels no cache is made."""
         if labels is not None and use_cache is None and past_key_values is None:
             use_cache = False  # scoring a text is one call: nothing comes after it
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values, use_cache=use_cache, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.cls(outputs.last_hidden_state)  # [B, T, V]
+        logits = self.cls(trunk.last_hidden_state)  # [B, T, V]
         output = CausalLMOutputWithCrossAttentions(
             loss=losses.causal_language_model_loss(logits, labels) if labels is not None else None, logits=logits,
-            past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states, attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
+            past_key_values=trunk.past_key_values, hidden_states=trunk.hidden_states, attentions=trunk.attentions,
+            cross_attentions=trunk.cross_attentions,
         )
         return self.returned(output, return_dict)
 
@@ -642,17 +630,14 @@ class BertForMaskedLM(BertWithWordScores):
         return_dict: bool | None = None,
     ) -> Any:
         """`labels` `[B, T]`: the original ids at the masked positions, -100 elsewhere. Nothing is shifted."""
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask, use_cache=False,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.cls(outputs.last_hidden_state)  # [B, T, V]
+        logits = self.cls(trunk.last_hidden_state)  # [B, T, V]
         loss = losses.masked_language_model_loss(logits, labels) if labels is not None else None
-        output = MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return self.returned(output, return_dict)
+        return self.returned(MaskedLMOutput(loss, logits, trunk.hidden_states, trunk.attentions), return_dict)
 
 
 class BertForNextSentencePrediction(BertPreTrainedModel):
@@ -671,15 +656,13 @@ class BertForNextSentencePrediction(BertPreTrainedModel):
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
         """`labels` `[B]`: 0 = B follows A, 1 = B is a random sentence."""
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.cls(outputs.pooler_output)  # [B, 2]
+        logits = self.cls(trunk.pooler_output)  # [B, 2]
         loss = losses.next_sentence_loss(logits, labels) if labels is not None else None
-        output = NextSentencePredictorOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        output = NextSentencePredictorOutput(loss, logits, trunk.hidden_states, trunk.attentions)
         return self.returned(output, return_dict)
 
 
@@ -701,18 +684,15 @@ class BertForSequenceClassification(BertPreTrainedModel):
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
         """`labels` and their loss follow `config.problem_type`: see `losses.sequence_classification_loss`."""
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.classifier(self.dropout(outputs.pooler_output))  # [B, N]
+        logits = self.classifier(self.dropout(trunk.pooler_output))  # [B, N]
         loss = None
         if labels is not None:
             loss = losses.sequence_classification_loss(logits, labels, self.config.problem_type)
-        output = SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return self.returned(output, return_dict)
+        return self.returned(SequenceClassifierOutput(loss, logits, trunk.hidden_states, trunk.attentions), return_dict)
 
 
 class BertForMultipleChoice(BertPreTrainedModel):
@@ -732,30 +712,17 @@ class BertForMultipleChoice(BertPreTrainedModel):
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
         """All inputs have the choices as second dimension, `[B, N, T]`; `labels` `[B]`: the right choice."""
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None or given.dim() != (3 if input_ids is not None else 4):
-            raise ValueError(
-                "multiple choice needs input_ids [batch, choices, positions] (or inputs_embeds, a dimension more), "
-                f"and got {'neither' if given is None else list(given.shape)}."
-            )
-        choices = given.shape[1]
-        outputs = self.bert(
+        choices = check_choices(input_ids, inputs_embeds)
+        trunk = self.bert(
             merge_choices(input_ids), merge_choices(attention_mask), merge_choices(token_type_ids),
             merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        scores = self.classifier(self.dropout(outputs.pooler_output))  # [B * N, 1]
+        scores = self.classifier(self.dropout(trunk.pooler_output))  # [B * N, 1]
         logits = scores.view(-1, choices)  # [B, N]
         loss = losses.multiple_choice_loss(logits, labels) if labels is not None else None
-        output = MultipleChoiceModelOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        output = MultipleChoiceModelOutput(loss, logits, trunk.hidden_states, trunk.attentions)
         return self.returned(output, return_dict)
-
-
-def merge_choices(x: Tensor | None) -> Tensor | None:
-    """`[B, N, ...]` -> `[B * N, ...]`: the trunk reads every choice as a sequence of its own."""
-    return x if x is None else x.flatten(0, 1)
 
 
 class BertForTokenClassification(BertPreTrainedModel):
@@ -776,16 +743,13 @@ class BertForTokenClassification(BertPreTrainedModel):
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
         """`labels` `[B, T]`: 0 ... N - 1, or -100 = not scored."""
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))  # [B, T, N]
+        logits = self.classifier(self.dropout(trunk.last_hidden_state))  # [B, T, N]
         loss = losses.token_classification_loss(logits, labels) if labels is not None else None
-        output = TokenClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-        return self.returned(output, return_dict)
+        return self.returned(TokenClassifierOutput(loss, logits, trunk.hidden_states, trunk.attentions), return_dict)
 
 
 class BertForQuestionAnswering(BertPreTrainedModel):
@@ -812,17 +776,17 @@ class BertForQuestionAnswering(BertPreTrainedModel):
         """`start_positions`, `end_positions` `[B]`: first and last token of the answer; beyond T = not scored."""
         if (start_positions is None) != (end_positions is None):
             raise ValueError("the loss needs both start_positions and end_positions, and only one is given.")
-        outputs = self.bert(
+        trunk = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask=head_mask, inputs_embeds=inputs_embeds,
             output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=True,
         )
-        logits = self.qa_outputs(outputs.last_hidden_state)  # [B, T, 2]
+        logits = self.qa_outputs(trunk.last_hidden_state)  # [B, T, 2]
         start_logits, end_logits = logits[..., 0].contiguous(), logits[..., 1].contiguous()  # [B, T], [B, T]
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = losses.question_answering_loss(start_logits, end_logits, start_positions, end_positions)
         output = QuestionAnsweringModelOutput(
-            loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=trunk.hidden_states,
+            attentions=trunk.attentions,
         )
         return self.returned(output, return_dict)

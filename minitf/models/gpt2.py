@@ -9,9 +9,8 @@ The heads: below the ruled line; each is the trunk, a small module on top, and a
 
 Dimension letters: B batch, T query positions, S key positions (T + what the cache holds), H heads, D head size,
 C hidden size (C = H * D), F intermediate size, V vocabulary, L layers, N labels or choices.
-
-This file is formatted by hand: its long parameter lists, one name a line, would bury the computation.
 """
+# Formatted by hand: long parameter lists with one name a line would bury the computation.
 # fmt: off
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from minitf import losses, masks
 from minitf.activations import get_activation
 from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
-from minitf.checks import check_attention_mask, check_encoder_inputs, check_model_inputs, tracing
+from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices, tracing
 from minitf.config import GPT2Config
 from minitf.memory import checkpointed
 from minitf.outputs import (
@@ -297,24 +296,21 @@ class GPT2Model(GPT2PreTrainedModel):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         use_cache = self.wants_cache(use_cache, past_key_values)
-        cache = as_cache(past_key_values) if past_key_values is not None else KVCache() if use_cache else None
+        given = KVCache() if use_cache and past_key_values is None else past_key_values
+        cache = as_cache(given, config.n_layer)
         past = cache.get_seq_length() if cache is not None else 0
 
         batch, length = check_model_inputs(config, input_ids, token_type_ids, position_ids, inputs_embeds, past)
-        check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask)
-        padding = check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=past + length)
-        if position_ids is None and padding is not None and padding.dim() == 2:
-            warn_of_left_padding(padding)
-        mask = masks.broadcastable(padding)  # [B, 1, 1, S] or [B, 1, T, S]
-        if length > 1:  # a single query is the last position: nothing lies after it
-            mask = masks.both(masks.causal(length, past + length, self.wte.weight.device), mask)  # [1 or B, 1, T, S]
-        encoder_mask = None
-        if encoder_hidden_states is not None:
-            encoder_padding = check_attention_mask(
-                encoder_attention_mask, batch=batch, query_length=length, key_length=encoder_hidden_states.shape[1],
-                name="encoder_attention_mask",
-            )
-            encoder_mask = masks.broadcastable(encoder_padding)  # [B, 1, 1, S] or [B, 1, T, S]
+        check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask, batch=batch, cache=cache)
+        if position_ids is None:
+            warn_of_left_padding(attention_mask)
+        mask = masks.for_self_attention(
+            attention_mask, batch=batch, query_length=length, key_length=past + length, is_causal=True,
+            device=self.wte.weight.device,
+        )  # [1 or B, 1, 1 or T, S]
+        encoder_mask = masks.for_cross_attention(
+            encoder_attention_mask, batch=batch, query_length=length, encoder_hidden_states=encoder_hidden_states
+        )  # [B, 1, 1 or T, S]
         head_masks = self.get_head_mask(head_mask, config.n_layer, batch=batch)
 
         if inputs_embeds is None:
@@ -349,17 +345,19 @@ class GPT2Model(GPT2PreTrainedModel):
         return self.returned(output, return_dict)
 
 
-def warn_of_left_padding(padding: Tensor) -> None:
+_said: set[str] = set()  # warnings of this file that were given already
+
+
+def warn_of_left_padding(attention_mask: Tensor | None) -> None:
     """Say, once in a process, that a left-padded batch without position ids gives its tokens shifted positions."""
-    if not tracing() and not warn_of_left_padding.said and not bool(padding[:, 0].all()):  # type: ignore[attr-defined]
-        warn_of_left_padding.said = True  # type: ignore[attr-defined]
+    if attention_mask is None or attention_mask.dim() != 2 or "left padding" in _said or tracing():
+        return
+    if not bool(attention_mask[:, 0].all()):
+        _said.add("left padding")
         logger.warning(
             "attention_mask pads on the left and position_ids are not given, so the first token of a padded row does "
             "not have position 0: pass position_ids=minitf.masks.positions_from_mask(attention_mask)."
         )
-
-
-warn_of_left_padding.said = False  # type: ignore[attr-defined]
 
 
 # ====================================================================================================================
@@ -480,19 +478,15 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
 
         `labels` `[B, N, T]` give `loss`, `mc_labels` `[B]` (the right continuation) give `mc_loss`.
         """
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None or given.dim() != (3 if input_ids is not None else 4):
-            raise ValueError(
-                "two heads need input_ids [batch, choices, positions] (or inputs_embeds, a dimension more), "
-                f"and got {'neither' if given is None else list(given.shape)}."
-            )
+        choices = check_choices(input_ids, inputs_embeds)
         outputs = self.transformer(
             merge_choices(input_ids), past_key_values, merge_choices(attention_mask), merge_choices(token_type_ids),
             merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),
             use_cache=use_cache, output_attentions=output_attentions, output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        hidden_states = outputs.last_hidden_state.view(*given.shape[:3], -1)
+        merged = outputs.last_hidden_state  # [B * N, T, C]
+        hidden_states = merged.view(-1, choices, *merged.shape[1:])  # [B, N, T, C]
         logits = self.lm_head(hidden_states)
         mc_logits = self.multiple_choice_head(hidden_states, mc_token_ids).squeeze(-1)
         loss, mc_loss = None, None
@@ -505,11 +499,6 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
             hidden_states=outputs.hidden_states, attentions=outputs.attentions,
         )
         return self.returned(output, return_dict)
-
-
-def merge_choices(x: Tensor | None) -> Tensor | None:
-    """`[B, N, ...]` -> `[B * N, ...]`: the trunk reads every choice as a sequence of its own."""
-    return x if x is None else x.flatten(0, 1)
 
 
 class GPT2ForSequenceClassification(GPT2PreTrainedModel):

@@ -114,7 +114,7 @@ def different(ours: Any, theirs: Any, equal: Any = torch.equal) -> list[str]:
     theirs = {name: value for name, value in theirs.items() if not (isinstance(value, tuple) and not value)}
     wrong = []
     for name in sorted({*ours.keys(), *theirs.keys()} - {"past_key_values"}):
-        mine, other = ours[name] if name in ours else None, theirs[name] if name in theirs else None
+        mine, other = dict(ours.items()).get(name), theirs.get(name)
         if isinstance(mine, tuple) and isinstance(other, tuple) and len(mine) == len(other):
             same = all(equal(a, b) for a, b in zip(mine, other, strict=True))
         else:

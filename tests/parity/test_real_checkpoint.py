@@ -74,7 +74,7 @@ def test_mean_pooled_embeddings_rank_paraphrases_above_unrelated_sentences() -> 
     model = minitf.BertModel.from_pretrained(minilm_folder())
     texts = [
         "A man is eating a piece of bread.", "Someone is having some bread.", "The stock market fell sharply today.",
-        "How do I reset my password?", "I forgot my login credentials, how can I change them?", "A cheetah chases its prey.",
+        "How do I reset my password?", "I forgot my login, how can I change it?", "A cheetah chases its prey.",
     ]  # fmt: skip
     encoded = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
