@@ -122,7 +122,7 @@ class PreTrainedModel(nn.Module):
         """The end of every model's constructor: fresh weights and ties, and the heads that the configuration prunes."""
         self.init_weights()
         if self.base_model is self and self.config.pruned_heads:
-            self._cut_heads(self.config.pruned_heads)
+            self._prune_heads(self.config.pruned_heads)
 
     def init_weights(self) -> None:
         """Fill all parameters by `init_rules`, then tie. A trunk inside a head class has filled its own already."""
@@ -402,13 +402,13 @@ class PreTrainedModel(nn.Module):
                 if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
                     raise ValueError(f"prune_heads: {kind} {number!r} does not exist; this model has {count} {kind}s.")
             wanted.setdefault(layer % layers, set()).update(n % heads for n in numbers)
-        self._cut_heads(wanted)
+        self._prune_heads(wanted)
         merged = {layer: set(cut) for layer, cut in self.config.pruned_heads.items()}
         for layer, cut in wanted.items():
             merged[layer] = merged.get(layer, set()) | cut
         self.config.pruned_heads = {layer: sorted(merged[layer]) for layer in sorted(merged) if merged[layer]}
 
-    def _cut_heads(self, heads: Mapping[int, Any]) -> None:
+    def _prune_heads(self, heads: Mapping[int, Any]) -> None:
         for layer, numbers in heads.items():
             for attention in self.attention_modules(layer):
                 attention.prune_heads(set(numbers))
