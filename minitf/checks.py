@@ -168,19 +168,38 @@ def check_model_inputs(
     return batch, length
 
 
-def check_choices(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> int:
+def check_choices(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+) -> int:
     """N of inputs that hold N texts in each row: `input_ids` `[B, N, T]` or `inputs_embeds` `[B, N, T, C]`.
 
+    The other inputs must begin with the same B and N, because `[N, B, T]` would be merged to as many rows.
+
     Raises:
-        ValueError: neither, or without the dimension of the choices.
+        TypeError: not a tensor. ValueError: neither, or without the dimension of the choices.
     """
-    given = input_ids if input_ids is not None else inputs_embeds
+    name, given = ("input_ids", input_ids) if input_ids is not None else ("inputs_embeds", inputs_embeds)
+    others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+    for key, value in {name: given, **others}.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{key} is a {type(value).__name__}; expected a tensor [batch, choices, positions].")
     if given is None or given.dim() != (3 if input_ids is not None else 4):
         raise ValueError(
             "this head needs input_ids [batch, choices, positions] (or inputs_embeds, a dimension more), and got "
             f"{'neither' if given is None else list(given.shape)}."
         )
-    return given.shape[1]
+    batch, choices = given.shape[:2]
+    for key, value in others.items():
+        if value is not None and (value.dim() < 3 or value.shape[0] != batch or value.shape[1] != choices):
+            raise ValueError(
+                f"{key} has shape {list(value.shape)}, but {name} has batch {batch} and {choices} choices: expected "
+                f"[{batch}, {choices}, positions]."
+            )
+    return choices
 
 
 def merge_choices(x: Tensor | None) -> Tensor | None:

@@ -186,33 +186,74 @@ def question_answering_loss(
         ("start_positions", start_logits, start_positions),
         ("end_positions", end_logits, end_positions),
     ):
-        positions = positions.reshape(-1) if positions.dim() == 2 and positions.shape[1] == 1 else positions
+        positions = without_column(positions, name)
         if not tracing() and bool((positions < 0).any()):
             logger.warning("%s: a negative position is scored as 0, the first token; -100 ignores nothing here.", name)
         positions = positions.clamp(0, length)  # [B]
-        check_labels(positions, logits.shape[:1], length, name, ignored=length)
+        # An answer that is cut off has lost both its ends: one warning is enough.
+        unscored = check_labels(positions, logits.shape[:1], length, name, ignored=length, warn=not unscored)
         losses.append(F.cross_entropy(logits, positions.long(), ignore_index=length))
     return (losses[0] + losses[1]) / 2
 
 
-def check_labels(
-    labels: Tensor, shape: torch.Size, count: int, name: str, *, ignored: int, from_column: int = 0
-) -> None:
-    """Integer labels of the right shape in `0 ... count - 1`, or `ignored`; a warning if none of them is scored.
+def without_column(labels: Tensor, name: str) -> Tensor:
+    """`[B, 1]` -> `[B]`: a column of labels, as data sets often have them. Other shapes stay."""
+    check_is_tensor(labels, name)
+    return labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
+
+
+def check_is_tensor(labels: Tensor, name: str) -> None:
+    """Raises TypeError for a list or an array."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} is a {type(labels).__name__}; expected a tensor (torch.tensor(labels)).")
+
+
+def check_values(labels: Tensor, low: float, high: float, expected: str) -> None:
+    """Floating-point labels are finite and in `low ... high`.
 
     Raises:
-        TypeError: not int64 or int32. ValueError: another shape, or a label out of range (the message says where).
+        ValueError: one is not; the message says which.
     """
+    if tracing():
+        return
+    wrong = ~(torch.isfinite(labels) & (labels >= low) & (labels <= high))
+    if bool(wrong.any()):
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(f"labels{place} = {labels[tuple(place)].item():g}; {expected}.")
+
+
+def check_labels(
+    labels: Tensor,
+    shape: torch.Size,
+    count: int,
+    name: str,
+    *,
+    ignored: int,
+    from_column: int = 0,
+    warn: bool = True,
+) -> bool:
+    """Integer labels of the right shape in `0 ... count - 1`, or `ignored`; a warning if none of them is scored.
+
+    Returns:
+        Whether none of them is scored; False while torch records a graph, when values are not read.
+
+    Raises:
+        TypeError: not an int64 or int32 tensor. ValueError: another shape, or a label out of range (the message says
+            where).
+    """
+    check_is_tensor(labels, name)
     if labels.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name} has dtype {labels.dtype}; expected class numbers as torch.int64 or torch.int32.")
     if labels.shape != shape:
         raise ValueError(f"{name} has the shape {list(labels.shape)}; the logits need {list(shape)}.")
     if tracing():
-        return
+        return False
     wrong = ((labels < 0) | (labels >= count)) & (labels != ignored)
     if bool(wrong.any()):
         place = wrong.nonzero()[0].tolist()
         value = int(labels[tuple(place)])
         raise ValueError(f"{name}{place} = {value}; expected 0 to {count - 1}, or {ignored} for a position not scored.")
-    if bool((labels[..., from_column:] == ignored).all()):
+    unscored = bool((labels[..., from_column:] == ignored).all())
+    if unscored and warn:
         logger.warning("%s: every label is %d (not scored), so the loss is a mean over nothing: NaN.", name, ignored)
+    return unscored

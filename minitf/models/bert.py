@@ -564,7 +564,7 @@ class BertForPreTraining(BertWithWordScores):
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = losses.masked_language_model_loss(words, labels)
-            loss = loss + losses.next_sentence_loss(next_sentence, next_sentence_label)
+            loss = loss + losses.next_sentence_loss(next_sentence, next_sentence_label, "next_sentence_label")
         output = BertForPreTrainingOutput(
             loss=loss, prediction_logits=words, seq_relationship_logits=next_sentence,
             hidden_states=trunk.hidden_states, attentions=trunk.attentions,
@@ -712,7 +712,7 @@ class BertForMultipleChoice(BertPreTrainedModel):
         output_hidden_states: bool | None = None, return_dict: bool | None = None,
     ) -> Any:
         """All inputs have the choices as second dimension, `[B, N, T]`; `labels` `[B]`: the right choice."""
-        choices = check_choices(input_ids, inputs_embeds)
+        choices = check_choices(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
         trunk = self.bert(
             merge_choices(input_ids), merge_choices(attention_mask), merge_choices(token_type_ids),
             merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),
