@@ -71,7 +71,7 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     # The labels move left and the last column becomes -100: no copy of the logits without their last row is needed.
-    targets = F.pad(labels.long(), (0, 1), value=IGNORED)[:, 1:]  # [B, T]
+    targets = F.pad(labels.long(), (0, 1), value=IGNORED)[..., 1:]  # [B, T]; [B, N, T] where choices are scored
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED)
 
 
@@ -187,6 +187,7 @@ def question_answering_loss(
         ("end_positions", end_logits, end_positions),
     ):
         positions = without_column(positions, name)
+        check_is_integer(positions, name)
         if not tracing() and bool((positions < 0).any()):
             logger.warning("%s: a negative position is scored as 0, the first token; -100 ignores nothing here.", name)
         positions = positions.clamp(0, length)  # [B]
@@ -206,6 +207,13 @@ def check_is_tensor(labels: Tensor, name: str) -> None:
     """Raises TypeError for a list or an array."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"{name} is a {type(labels).__name__}; expected a tensor (torch.tensor(labels)).")
+
+
+def check_is_integer(labels: Tensor, name: str) -> None:
+    """Raises TypeError for what is no int64 or int32 tensor."""
+    check_is_tensor(labels, name)
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} has dtype {labels.dtype}; expected class numbers as torch.int64 or torch.int32.")
 
 
 def check_values(labels: Tensor, low: float, high: float, expected: str) -> None:
@@ -241,9 +249,7 @@ def check_labels(
         TypeError: not an int64 or int32 tensor. ValueError: another shape, or a label out of range (the message says
             where).
     """
-    check_is_tensor(labels, name)
-    if labels.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} has dtype {labels.dtype}; expected class numbers as torch.int64 or torch.int32.")
+    check_is_integer(labels, name)
     if labels.shape != shape:
         raise ValueError(f"{name} has the shape {list(labels.shape)}; the logits need {list(shape)}.")
     if tracing():

@@ -14,6 +14,7 @@ from torch import Tensor
 from minitf import checks
 from minitf.checks import (
     check_attention_mask,
+    check_choices,
     check_embeds,
     check_encoder_inputs,
     check_ids,
@@ -162,6 +163,13 @@ CASES: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
     ),
     (lambda: check_encoder_inputs(CONFIG, EMBEDS[0], None), ValueError, ["encoder_hidden_states has shape [3, 8]"]),
     (lambda: check_encoder_inputs(CONFIG, IDS, None), TypeError, ["encoder_hidden_states is not a floating-point"]),
+    (lambda: check_choices(IDS, None), ValueError, ["input_ids [batch, choices, positions]", "got [2, 3]"]),
+    (lambda: check_choices(None, None), ValueError, ["input_ids [batch, choices, positions]", "got neither"]),
+    (
+        lambda: check_choices(IDS[None], None, IDS[:, None]),
+        ValueError,
+        ["attention_mask has shape [2, 1, 3]", "input_ids has batch 1 and 2 choices", "expected [1, 2, positions]"],
+    ),
 ]
 
 
@@ -177,7 +185,7 @@ def test_message(call: Callable[[], Any], error: type[Exception], parts: list[st
 def test_every_public_check_has_its_cases() -> None:
     source = " ".join(str(case[0].__code__.co_names) for case in CASES)
     helpers = {"check_ids": "ids_", "check_attention_mask": "mask_", "check_model_inputs": "inputs"}
-    for name in set(checks.__all__) - {"tracing"}:
+    for name in set(checks.__all__) - {"tracing", "merge_choices"}:
         assert helpers.get(name, name) in source
 
 
