@@ -105,7 +105,9 @@ def check_length(length: int, maximum: int, name: str, what: str = "max_position
         )
 
 
-def check_positions(position_ids: Tensor, batch: int, length: int, maximum: int) -> None:
+def check_positions(
+    position_ids: Tensor, batch: int, length: int, maximum: int, what: str = "max_position_embeddings"
+) -> None:
     """`position_ids` is `[T]`, `[1, T]` or `[B, T]`, each in `0 ... maximum - 1`.
 
     Raises:
@@ -113,7 +115,7 @@ def check_positions(position_ids: Tensor, batch: int, length: int, maximum: int)
     """
     if isinstance(position_ids, Tensor) and position_ids.dim() == 1:
         position_ids = position_ids[None]  # [1, T]
-    check_ids(position_ids, maximum, "position_ids", "max_position_embeddings")
+    check_ids(position_ids, maximum, "position_ids", what)
     if tuple(position_ids.shape) not in ((1, length), (batch, length)):
         raise ValueError(
             f"position_ids has shape {list(position_ids.shape)}; expected [{length}], [1, {length}] or "
@@ -151,7 +153,9 @@ def check_model_inputs(
         name = "inputs_embeds"
         check_embeds(inputs_embeds, config.hidden_size)
         batch, length = inputs_embeds.shape[:2]
-    check_length(length, config.max_position_embeddings, name, past=past)
+    # the key by its own name in this configuration: GPT-2 calls it n_positions
+    key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    check_length(length, config.max_position_embeddings, name, key, past=past)
     if token_type_ids is not None:
         # GPT-2 has no table of segments: its token types are rows of the word embeddings
         size = "type_vocab_size" if hasattr(config, "type_vocab_size") else "vocab_size"
@@ -164,7 +168,7 @@ def check_model_inputs(
                 f"position_ids have no effect with position_embedding_type {config.position_embedding_type!r}: "
                 "distances follow from the order of the tokens. Leave them out."
             )
-        check_positions(position_ids, batch, length, config.max_position_embeddings)
+        check_positions(position_ids, batch, length, config.max_position_embeddings, key)
     return batch, length
 
 

@@ -413,11 +413,7 @@ class GPT2LMHeadModel(GPT2WithWordScores):
             encoder_attention_mask=encoder_attention_mask, use_cache=use_cache, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states, return_dict=True,
         )
-        hidden_states = outputs.last_hidden_state  # [B, T, C]
-        if isinstance(logits_to_keep, Tensor):
-            hidden_states = hidden_states[:, logits_to_keep]
-        elif logits_to_keep:
-            hidden_states = hidden_states[:, -logits_to_keep:]
+        hidden_states = kept_positions(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(hidden_states)
         output = CausalLMOutputWithCrossAttentions(
             loss=losses.causal_language_model_loss(logits, labels) if labels is not None else None, logits=logits,
@@ -425,6 +421,21 @@ class GPT2LMHeadModel(GPT2WithWordScores):
             cross_attentions=outputs.cross_attentions,
         )
         return self.returned(output, return_dict)
+
+
+def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The last `logits_to_keep` positions of `[B, T, C]` (0 = all), or the positions that a tensor lists.
+
+    Raises:
+        ValueError: a negative number, or more positions than there are. TypeError: neither an int nor a tensor.
+    """
+    if isinstance(logits_to_keep, Tensor):
+        return hidden_states[:, logits_to_keep]
+    if not isinstance(logits_to_keep, int) or isinstance(logits_to_keep, bool):
+        raise TypeError(f"logits_to_keep = {logits_to_keep!r}: expected a number, or a tensor of positions.")
+    if not 0 <= logits_to_keep <= hidden_states.shape[1]:
+        raise ValueError(f"logits_to_keep = {logits_to_keep}: expected 0 (all) to {hidden_states.shape[1]}.")
+    return hidden_states[:, hidden_states.shape[1] - logits_to_keep :] if logits_to_keep else hidden_states
 
 
 class GPT2SequenceSummary(nn.Module):
