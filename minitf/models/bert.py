@@ -394,7 +394,7 @@ class BertModel(BertPreTrainedModel):
             position_ids: `[T]`, `[1, T]` or `[B, T]`; None = 0 ... T - 1, after the positions in the cache.
             head_mask: `[H]`, `[L, H]` or `[B, L, H]`, a factor on the probabilities of each head (1 = unchanged).
             inputs_embeds: `[B, T, C]`, in place of the word embeddings of `input_ids`.
-            encoder_hidden_states: `[B, S_encoder, C]` for the cross-attention.
+            encoder_hidden_states: `[B, S_encoder, C]` for the cross-attention, in every step; None leaves it out.
             encoder_attention_mask: `[B, S_encoder]`, 0 = padding of the encoder.
             past_key_values: a `KVCache`, which this call extends, or the classic tuple of (key, value) pairs.
             use_cache: return the cache; None = `config.use_cache` in a decoder, never in an encoder or while gradient
