@@ -61,8 +61,9 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
     The last position predicts nothing, and the first label is never a target. Half precision is summed in float32.
 
     Args:
-        logits: `[B, T, V]`.
-        labels: `[B, T]`, usually `input_ids` with -100 at the padding; every token counts, the prompt's too.
+        logits: `[B, T, V]`, or `[B, N, T, V]` of N choices.
+        labels: `[B, T]` or `[B, N, T]`, usually `input_ids` with -100 at the padding; every token counts, the prompt's
+            too.
 
     Returns:
         The mean over the scored positions, a scalar.
@@ -70,8 +71,12 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
     check_labels(labels, logits.shape[:-1], logits.shape[-1], "labels", ignored=IGNORED, from_column=1)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    # The labels move left and the last column becomes -100: no copy of the logits without their last row is needed.
-    targets = F.pad(labels.long(), (0, 1), value=IGNORED)[..., 1:]  # [B, T]; [B, N, T] where choices are scored
+    if logits.dim() == 4:
+        # transformers cuts the last position off here and ignores it below; a mean over other rows rounds otherwise.
+        logits, targets = logits[..., :-1, :], labels[..., 1:].long()  # [B, N, T - 1, V], [B, N, T - 1]
+    else:
+        # The labels move left and the last column becomes -100: no copy of the logits without their last row.
+        targets = F.pad(labels.long(), (0, 1), value=IGNORED)[:, 1:]  # [B, T]
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=IGNORED)
 
 

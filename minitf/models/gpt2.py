@@ -487,7 +487,8 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
     ) -> Any:
         """`mc_token_ids` `[B, N]`: the token whose vector is scored (None = the last).
 
-        `labels` `[B, N, T]` give `loss`, `mc_labels` `[B]` (the right continuation) give `mc_loss`.
+        `labels` `[B, N, T]` give `loss`, `mc_labels` `[B]` (the right continuation) give `mc_loss`. `hidden_states`,
+        as transformers has them, are `[B * N, T, C]` but for the last, which is `[B, N, T, C]`.
         """
         choices = check_choices(input_ids, inputs_embeds)
         outputs = self.transformer(
@@ -505,9 +506,10 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
             loss = losses.causal_language_model_loss(logits, labels)
         if mc_labels is not None:
             mc_loss = losses.multiple_choice_loss(mc_logits, mc_labels)
+        all_hidden = (*outputs.hidden_states[:-1], hidden_states) if outputs.hidden_states is not None else None
         output = GPT2DoubleHeadsModelOutput(
             loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits, past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+            hidden_states=all_hidden, attentions=outputs.attentions,
         )
         return self.returned(output, return_dict)
 
@@ -615,7 +617,7 @@ class GPT2ForQuestionAnswering(GPT2PreTrainedModel):
             raise ValueError("the loss needs both start_positions and end_positions, and only one is given.")
         outputs = self.transformer(
             input_ids, None, attention_mask, token_type_ids, position_ids, head_mask=head_mask,
-            inputs_embeds=inputs_embeds, use_cache=False, output_attentions=output_attentions,
+            inputs_embeds=inputs_embeds, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states, return_dict=True,
         )
         logits = self.qa_outputs(outputs.last_hidden_state)  # [B, T, 2]
