@@ -154,7 +154,7 @@ def check_model_inputs(
         check_embeds(inputs_embeds, config.hidden_size)
         batch, length = inputs_embeds.shape[:2]
     # the key by its own name in this configuration: GPT-2 calls it n_positions
-    key = type(config).attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    key = getattr(config, "attribute_map", {}).get("max_position_embeddings", "max_position_embeddings")
     check_length(length, config.max_position_embeddings, name, key, past=past)
     if token_type_ids is not None:
         # GPT-2 has no table of segments: its token types are rows of the word embeddings
