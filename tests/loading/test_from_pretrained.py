@@ -340,21 +340,21 @@ BAD = [
 @pytest.mark.parametrize(("damage", "error", "message"), BAD, ids=[damage.__name__[6:] for damage, _, _ in BAD])
 def test_bad_folders(folder: Path, damage: Any, error: type[Exception], message: str) -> None:
     damage(folder)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(error, match=message):
         BertModel.from_pretrained(folder)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert not (folder.parent / "executed").exists()
 
 
 def test_a_missing_or_unreadable_path(tmp_path: Path) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(FileNotFoundError, match="no/such/folder"):
         BertModel.from_pretrained("./no/such/folder")
     (tmp_path / "config.json").mkdir()
     with pytest.raises(OSError, match=r"config\.json"):
         BertModel.from_pretrained(tmp_path)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_misspelt_arguments_name_the_nearest(folder: Path) -> None:
