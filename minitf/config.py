@@ -655,7 +655,7 @@ class GPT2Config(PretrainedConfig):
             divided by sqrt(2 L).
         summary_*: the second head of GPT2DoubleHeadsModel.
         scale_attn_weights: scale the scores by 1 / sqrt(D). scale_attn_by_inverse_layer_idx: and by 1 / (layer + 1).
-        reorder_and_upcast_attn: scores and softmax in float32 whatever the dtype of the model.
+        reorder_and_upcast_attn: scores and softmax in float32 where the model is in half precision.
         add_cross_attention: each layer also attends to an encoder.
 
     The names of other architectures work too: `hidden_size`, `max_position_embeddings`, `num_attention_heads`,

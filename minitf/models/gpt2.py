@@ -125,7 +125,7 @@ class GPT2Attention(nn.Module):
             kept = [head for head in range(head_mask.shape[-3]) if head not in self.pruned_heads]
             head_mask = head_mask[..., kept, :, :]  # numbers in a head mask are those of the unpruned model
         dtype = value.dtype
-        if self.config.reorder_and_upcast_attn:  # scores and softmax in float32, for training in half precision
+        if self.config.reorder_and_upcast_attn and dtype.itemsize < 4:  # for training in half precision
             query, key, value = query.float(), key.float(), value.float()  # [B, H, T, D], [B, H, S, D], [B, H, S, D]
         context, probs = attend(
             self.config.attn_implementation, self, query, key, value, mask, scale=self.scaling,

@@ -133,9 +133,10 @@ def gpt2_config(**settings: Any) -> GPT2Config:
 
 
 def run_gpt2(watcher: Watcher) -> None:
-    """GPT-2 with a past, beside an encoder, in float16 arithmetic that is widened, and all of its heads."""
-    model = gpt2.GPT2LMHeadModel(gpt2_config(add_cross_attention=True, reorder_and_upcast_attn=True)).eval()
-    encoder = {"encoder_hidden_states": torch.zeros(6, ENCODER, 12), "encoder_attention_mask": padding(6, ENCODER)}
+    """GPT-2 with a past, beside an encoder, in half precision that is widened, and all of its heads."""
+    model = gpt2.GPT2LMHeadModel(gpt2_config(add_cross_attention=True, reorder_and_upcast_attn=True)).eval().bfloat16()
+    states = torch.zeros(6, ENCODER, 12, dtype=torch.bfloat16)
+    encoder = {"encoder_hidden_states": states, "encoder_attention_mask": padding(6, ENCODER)}
     past = KVCache()
     with torch.no_grad(), watcher.watching({**SIZES, "T": PAST, "S": PAST}, {**SIZES, "T": PAST, "S": ENCODER}):
         model(ids(6, PAST), past_key_values=past, **encoder)
@@ -151,7 +152,7 @@ def run_gpt2(watcher: Watcher) -> None:
     with watcher.watching(SIZES, {**SIZES, "B": 6 * 8}):
         choices = ids(48).view(6, 8, 5)
         gpt2.GPT2DoubleHeadsModel(gpt2_config())(
-            choices, mc_token_ids=torch.ones(6, 8, dtype=torch.long), mc_labels=one
+            choices, mc_token_ids=torch.ones(6, 8, dtype=torch.long), mc_labels=one, labels=choices
         )
 
 
