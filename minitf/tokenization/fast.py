@@ -351,9 +351,8 @@ class BertTokenizer:
         pad_to_multiple_of: round the padded length up to a multiple of this.
         return_tensors: "pt" (torch) or "np" (numpy), int64 [B, T]; None gives lists, flat ones for a single string.
         return_token_type_ids, return_attention_mask: None follows `model_input_names` (BERT: both).
-        return_offsets_mapping: (start, end) characters in the text for each token. return_special_tokens_mask: 1 where
-        a
-            token was put there by the tokenizer or is padding.
+        return_offsets_mapping: (start, end) characters in the text for each token.
+        return_special_tokens_mask: 1 where a token was put there by the tokenizer or is padding.
 
         An empty string gives [CLS] [SEP]; an empty list gives empty lists, or [0, 0] tensors. A text longer than
         `model_max_length` that is not truncated is logged once as a warning.
