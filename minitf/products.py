@@ -11,8 +11,8 @@ Nothing is copied, converted or kept, so weights may change at any time. In half
 weighted sum of the rows of W, which is what `embedding_bag` computes: torch's products convert the matrix first.
 
 **Numbers.** A sum in two halves is rounded differently (about 1e-6 of the result in float32). So only a step under
-`no_grad`, on more than one CPU thread, with a matrix of at least `SMALLEST` elements is cut. All else (prompts, training,
-recorded graphs, everything on one thread) is torch's plain product: the same bits as in transformers.
+`no_grad`, on more than one CPU thread, with a matrix of at least `SMALLEST` elements is cut. All else (prompts,
+training, recorded graphs, everything on one thread) is torch's plain product: the same bits as in transformers.
 
 Dimension letters: B batch, K inputs, N outputs, P parts.
 """

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minitf import losses, masks
+from minitf import losses, masks, products
 from minitf.activations import get_activation
 from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
@@ -71,8 +71,7 @@ class Conv1D(nn.Module):
         return f"nf={self.nf}, nx={self.nx}"
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight)
-        return flat.view(*x.shape[:-1], self.nf)
+        return products.add_product(self.bias, x, self.weight)
 
 
 class GPT2Attention(nn.Module):
@@ -388,7 +387,7 @@ class GPT2LMHeadModel(GPT2WithWordScores):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = products.Linear(config.n_embd, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -473,7 +472,7 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = products.Linear(config.n_embd, config.vocab_size, bias=False)
         self.multiple_choice_head = GPT2SequenceSummary(config, num_labels=1)
         self.post_init()
 
