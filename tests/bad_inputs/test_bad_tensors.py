@@ -6,6 +6,7 @@ for shapes at the end of this file.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Callable
@@ -22,9 +23,12 @@ HEADS = CLASSES[1:]
 Inputs = dict[str, Any]
 
 
+built = functools.cache(build)  # a refused call leaves the model as it is
+
+
 def refused(class_name: str, inputs: Inputs, kind: type[Exception], *words: str, **settings: Any) -> str:
     """The message of the error; each of `words` must be in it."""
-    model = build(class_name, **settings)
+    model = built(class_name, **settings)
     with pytest.raises(kind) as caught:
         model(**inputs)
     assert type(caught.value) is kind
@@ -78,7 +82,7 @@ def test_ids_of_another_dtype(class_name: str, name: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_int32_ids_are_accepted(class_name: str) -> None:
-    model, inputs = build(class_name), inputs_for(class_name)
+    model, inputs = built(class_name), inputs_for(class_name)
     with torch.no_grad():
         expected = model(**inputs)
         got = model(**{name: value.to(torch.int32) for name, value in inputs.items()})
@@ -169,7 +173,7 @@ def test_a_mask_holds_zeros_and_ones(class_name: str, value: float, shown: str) 
 
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_an_additive_mask_is_converted_by_the_function_that_the_error_names(class_name: str) -> None:
-    model, inputs = build(class_name), inputs_for(class_name)
+    model, inputs = built(class_name), inputs_for(class_name)
     additive = (1.0 - inputs["attention_mask"]) * -10000.0
     with torch.no_grad():
         expected = model(**inputs)
@@ -180,7 +184,7 @@ def test_an_additive_mask_is_converted_by_the_function_that_the_error_names(clas
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.int32, torch.float16, torch.float64])
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_masks_of_every_dtype_say_the_same(class_name: str, dtype: torch.dtype) -> None:
-    model, inputs = build(class_name), inputs_for(class_name)
+    model, inputs = built(class_name), inputs_for(class_name)
     with torch.no_grad():
         expected = model(**inputs)
         got = model(**{**inputs, "attention_mask": inputs["attention_mask"].to(dtype)})

@@ -205,14 +205,14 @@ def test_an_exported_step_takes_a_cache_and_returns_a_longer_one(cross: bool) ->
 # -------------------------------------------------------------------------------------------------------- torch.compile
 
 
+QUICK = ("BertModel", "BertLMHeadModel")  # test_compiled_for_training compiles every class too, for one shape
 COMPILED = [
-    pytest.param(True, True, id="output object, mask"),
-    pytest.param(False, False, id="tuple, no mask", marks=pytest.mark.slow),
-]
+    pytest.param(name, True, True, marks=() if name in QUICK else pytest.mark.slow, id=f"{name}, output object, mask")
+    for name in CLASSES
+] + [pytest.param(name, False, False, marks=pytest.mark.slow, id=f"{name}, tuple, no mask") for name in CLASSES]
 
 
-@pytest.mark.parametrize(("return_dict", "masked"), COMPILED)
-@pytest.mark.parametrize("class_name", CLASSES)
+@pytest.mark.parametrize(("class_name", "return_dict", "masked"), COMPILED)
 def test_compiled_in_one_graph(class_name: str, return_dict: bool, masked: bool) -> None:
     model = build(class_name, return_dict=return_dict)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=True)
