@@ -15,6 +15,10 @@ from weights_tools.mapping import Dialect, Row, matcher
 BUFFERS = (
     Row("{path}position_ids", None, why="a constant (0, 1, 2, ...), not a weight"),
     Row("{path}embeddings.token_type_ids", None, why="a constant (zeros), not a weight"),
+    Row("{path}h.{layer}.attn.bias", None, why="GPT-2's causal mask, a constant and not a bias"),
+    Row("{path}h.{layer}.attn.masked_bias", None, why="the number that GPT-2's mask put in, not a weight"),
+    Row("{path}h.{layer}.crossattention.bias", None, why="GPT-2's causal mask, a constant and not a bias"),
+    Row("{path}h.{layer}.crossattention.masked_bias", None, why="the number that GPT-2's mask put in, not a weight"),
 )
 
 CURRENT = (*BUFFERS, Row("{rest}", "{rest}"))

@@ -181,6 +181,49 @@ def test_buffers_are_dropped_by_rule() -> None:
     assert wanted.fits == 1
 
 
+GPT2 = {
+    "wte.weight": (11, 4),
+    "h.0.attn.c_attn.weight": (4, 12),
+    "h.0.attn.c_attn.bias": (12,),
+    "h.10.crossattention.c_proj.bias": (4,),
+}
+GPT2_BUFFERS = {
+    "h.0.attn.bias": (1, 1, 8, 8),
+    "h.0.attn.masked_bias": (),
+    "h.10.attn.bias": (1, 1, 8, 8),
+    "h.10.crossattention.bias": (1, 1, 8, 8),
+    "h.10.crossattention.masked_bias": (),
+}
+
+
+@pytest.mark.parametrize("file_prefix", ["", "transformer."])
+@pytest.mark.parametrize("model_prefix", ["", "transformer."])
+def test_the_masks_of_gpt2_are_dropped_by_rule(file_prefix: str, model_prefix: str) -> None:
+    """With and without the prefix on either side; the biases of the layers beside them stay."""
+    source = {f"{file_prefix}{name}": shape for name, shape in {**GPT2, **GPT2_BUFFERS}.items()}
+    target = {f"{model_prefix}{name}": shape for name, shape in GPT2.items()}
+    made = plan(source, target, base_prefix="transformer")
+    assert [name for name, _ in made.dropped] == [f"{file_prefix}{name}" for name in GPT2_BUFFERS]
+    assert {why for _, why in made.dropped} == {
+        "GPT-2's causal mask, a constant and not a bias",
+        "the number that GPT-2's mask put in, not a weight",
+    }
+    assert made.missing == made.unexpected == made.misshapen == []
+    assert made.fits == len(GPT2)
+    assert {target: source.name for target, source in made.sources.items()} == {
+        f"{model_prefix}{name}": f"{file_prefix}{name}" for name in GPT2
+    }
+
+
+def test_only_these_masks_are_dropped() -> None:
+    names = ["h.0.mlp.bias", "h.0.attn.mask", "attn.bias", "h.0.attn.bias.more", "h.0.attn.c_proj.masked_bias"]
+    made = plan(dict.fromkeys(names, (4,)), GPT2, base_prefix="transformer")
+    assert made.unexpected == names
+    assert made.dropped == []
+    wanted = plan({"h.0.attn.bias": (4,)}, {"h.0.attn.bias": (4,)})
+    assert wanted.fits == 1  # a model that has a parameter of this name gets it
+
+
 def test_misshapen() -> None:
     made = bert_plan({**CLASSIFIER, "classifier.weight": (7, 4)}, CLASSIFIER)
     assert made.misshapen == [("classifier.weight", (7, 4), (3, 4))]
