@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ATTENTION", "AttentionFunction", "attend", "eager", "register", "sdpa"]
+__all__ = ["ATTENTION", "AttentionFunction", "attend", "eager", "function_named", "register", "sdpa"]
 
 
 class AttentionFunction(Protocol):
@@ -114,7 +114,11 @@ def sdpa(
     if bias is not None:
         bias = bias * scale  # [B, H, T, S]; the kernel adds its mask after scaling
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))  # [B, H, T, S]
-    context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    # The kernel knows the triangle of a whole prompt itself, and then leaves out the blocks above it.
+    triangle = getattr(mask, "plain_causal", False)
+    context = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=None if triangle else mask, dropout_p=dropout, is_causal=triangle, scale=scale
+    )
     return context, None  # [B, H, T, D]
 
 
@@ -136,6 +140,21 @@ def register(name: str) -> Callable[[AttentionFunction], AttentionFunction]:
         return function
 
     return add
+
+
+def function_named(implementation: str) -> AttentionFunction:
+    """The attention function of this name.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    function = ATTENTION.get(implementation)
+    if function is None:
+        raise ValueError(
+            f"attn_implementation {implementation!r} is not registered; known: {', '.join(ATTENTION)}. "
+            "Add one with minitf.attention.register."
+        )
+    return function
 
 
 def attend(
@@ -162,13 +181,7 @@ def attend(
     """
     if implementation == "sdpa" and (output_attentions or head_mask is not None):
         implementation = "eager"
-    function = ATTENTION.get(implementation)
-    if function is None:
-        raise ValueError(
-            f"attn_implementation {implementation!r} is not registered; known: {', '.join(ATTENTION)}. "
-            "Add one with minitf.attention.register."
-        )
-    context, probs = function(
+    context, probs = function_named(implementation)(
         module, query, key, value, mask, scale=scale, dropout=dropout, bias=bias, head_mask=head_mask
     )
     if output_attentions and probs is None:

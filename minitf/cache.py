@@ -12,9 +12,12 @@ The object belongs to the caller and is changed in place. It reads like the clas
 Dimension letters: B batch, H heads, S positions so far, D head size.
 
 Growth is amortised: each layer owns a buffer that doubles when it is full, so a sequence of n tokens is copied about
-once in all, not once a token. Where gradients are recorded, positions are concatenated instead, because autograd
-forbids writing into a tensor that an earlier step still needs; so they are while torch exports or traces, because an
-exported graph is a function of its inputs: it leaves the cache that it is given as it is and returns a longer one.
+once in all, not once a token; it never grows beyond the longest sequence of the model. Where gradients are recorded,
+positions are concatenated instead, because autograd forbids writing into a tensor that an earlier step still needs; so
+they are while torch exports or traces, because an exported graph is a function of its inputs: it leaves the cache that
+it is given as it is and returns a longer one.
+
+`StaticKVCache` is the same for `torch.compile`: its shapes never change, and where it stands is a tensor.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-__all__ = ["KVCache", "as_cache"]
+from minitf.checks import tracing
+
+__all__ = ["KVCache", "StaticKVCache", "as_cache"]
 
 
 class _LayerCache:
@@ -42,9 +47,9 @@ class _LayerCache:
     def view(self) -> tuple[Tensor, Tensor]:
         if self.key is None or self.value is None:
             raise IndexError("this layer of the cache is still empty: no forward has filled it.")
-        return self.key[:, :, : self.length], self.value[:, :, : self.length]  # [B, H, S, D] each
+        return self.key.narrow(2, 0, self.length), self.value.narrow(2, 0, self.length)  # [B, H, S, D] each
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, key: Tensor, value: Tensor, longest: int | None) -> tuple[Tensor, Tensor]:
         needed = self.length + key.shape[2]
         if self.key is None or self.value is None:
             # Contiguous, because the heads of a fused projection are strided, and a product may round by its layout.
@@ -60,10 +65,13 @@ class _LayerCache:
             self.length, self.owned = needed, False
             return self.key, self.value
         if needed > self.key.shape[2] or not self.owned or _locked(self.key):
-            self.key, self.value = self._grown(self.key, needed), self._grown(self.value, needed)
+            capacity = max(2 * needed, 16)
+            if longest is not None and needed <= longest:
+                capacity = min(capacity, longest)
+            self.key, self.value = self._grown(self.key, capacity), self._grown(self.value, capacity)
             self.owned = True
-        self.key[:, :, self.length : needed] = key
-        self.value[:, :, self.length : needed] = value
+        self.key.narrow(2, self.length, key.shape[2]).copy_(key)
+        self.value.narrow(2, self.length, key.shape[2]).copy_(value)
         self.length = needed
         return self.view()
 
@@ -95,10 +103,10 @@ class _LayerCache:
                 f"call has {new.shape[1]} heads x {new.shape[3]} in {new.dtype}: it belongs to another model."
             )
 
-    def _grown(self, buffer: Tensor, needed: int) -> Tensor:
-        """A buffer of twice the needed length that holds the positions so far."""
+    def _grown(self, buffer: Tensor, capacity: int) -> Tensor:
+        """A longer buffer that holds the positions so far."""
         batch, heads, _, size = buffer.shape
-        grown = buffer.new_empty(batch, heads, max(2 * needed, 16), size)  # [B, H, capacity, D]
+        grown = buffer.new_empty(batch, heads, capacity, size)  # [B, H, capacity, D]
         grown[:, :, : self.length] = buffer[:, :, : self.length]
         return grown
 
@@ -111,6 +119,9 @@ def _locked(buffer: Tensor) -> bool:
 class KVCache:
     """Keys and values of every layer so far, for one batch; see the head of this file."""
 
+    longest: int | None = None
+    """Positions beyond which buffers need not grow, set by the model that fills them; None = not known."""
+
     def __init__(self) -> None:
         self._layers: list[_LayerCache] = []
 
@@ -120,7 +131,7 @@ class KVCache:
         Raises:
             ValueError: batch, heads, head size or dtype differ from those that the cache holds.
         """
-        return self._layer(layer).append(key, value)
+        return self._layer(layer).append(key, value, self.longest)
 
     def cross(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Keys and values of the encoder for the cross-attention of a layer, or None before the first step."""
@@ -135,6 +146,11 @@ class KVCache:
     def get_seq_length(self, layer: int = 0) -> int:
         """S, the number of positions that a layer holds."""
         return self._layers[layer].length if layer < len(self._layers) else 0
+
+    def nbytes(self) -> int:
+        """Bytes of all buffers, the part that is not filled yet included."""
+        held = [t for layer in self._layers for t in (layer.key, layer.value, *(layer.cross or ())) if t is not None]
+        return sum(t.numel() * t.element_size() for t in held)
 
     def get_cross_length(self) -> int:
         """Positions of the encoder whose keys and values are held; 0 = none."""
@@ -195,7 +211,143 @@ class KVCache:
         return self._layers[layer]
 
 
-def as_cache(past_key_values: KVCache | Sequence[Any] | None, layers: int | None = None) -> KVCache | None:
+class StaticKVCache(KVCache):
+    """Keys and values in buffers of a fixed length: for `torch.compile`, which builds one graph per set of shapes.
+
+        cache = StaticKVCache(model.config, batch=1)
+        model(prompt, past_key_values=cache)                     # as with KVCache
+        step = torch.compile(model, fullgraph=True)
+        step(next_token, past_key_values=cache)                  # one graph serves every step
+
+    Attention runs over all `max_length` positions, the unfilled ones masked: the same numbers as with `KVCache` up to
+    rounding, and without `torch.compile` slower. An `attention_mask` therefore has `max_length` columns. Only without
+    gradients, and only for self-attention.
+
+    Args:
+        config: of the model: layers, heads and head size.
+        batch: B.
+        max_length: positions that fit; None = as many as the model has.
+        dtype, device: of the model; None = torch's defaults.
+
+    Raises:
+        ValueError: more positions than the model has, or less than one.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        batch: int,
+        max_length: int | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        longest = config.max_position_embeddings
+        self.max_length: int = longest if max_length is None else max_length
+        if not 1 <= self.max_length <= longest or batch < 1:
+            raise ValueError(
+                f"StaticKVCache(batch={batch}, max_length={max_length}): expected a batch of at least 1, and 1 to "
+                f"{longest} positions (max_position_embeddings)."
+            )
+        size = config.hidden_size // config.num_attention_heads
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        for layer in range(config.num_hidden_layers):
+            heads = config.num_attention_heads - len(config.pruned_heads.get(layer, ()))
+            shape = (batch, heads, self.max_length, size)
+            # zeros, because a masked position counts 0 times its value, and 0 times what stands in fresh memory is NaN
+            self.keys.append(torch.zeros(shape, dtype=dtype, device=device))  # [B, H, max_length, D]
+            self.values.append(torch.zeros(shape, dtype=dtype, device=device))  # [B, H, max_length, D]
+        self.length = torch.zeros((), dtype=torch.long, device=device)
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write `[B, H, T, D]` at the next T positions; returns the whole buffers, `[B, H, max_length, D]` each.
+
+        Raises:
+            ValueError: it does not fit, or gradients are recorded.
+        """
+        if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
+            raise ValueError("a StaticKVCache is overwritten in place, so it needs torch.no_grad(): else use KVCache.")
+        _LayerCache.check_fit(key, self.keys[layer], "keys")
+        _LayerCache.check_fit(value, self.values[layer], "values")
+        positions = self.positions(key.shape[2])  # [T]
+        self.keys[layer].index_copy_(2, positions, key)
+        self.values[layer].index_copy_(2, positions, value)
+        if layer == len(self) - 1:  # every layer of a call writes at the same positions
+            self.length.add_(key.shape[2])
+        return self.keys[layer], self.values[layer]
+
+    def positions(self, length: int) -> Tensor:
+        """`[T]`: the positions of the next `length` tokens.
+
+        Raises:
+            ValueError: they are more than fit (while a graph is recorded or runs, torch's own index error instead).
+        """
+        if not tracing() and self.get_seq_length() + length > self.max_length:
+            raise ValueError(
+                f"{length} positions after {self.get_seq_length()} in the cache do not fit into a StaticKVCache of "
+                f"max_length {self.max_length}: make a longer one, or crop it."
+            )
+        return self.length + torch.arange(length, device=self.length.device)  # [T]
+
+    def mask(self, length: int) -> Tensor:
+        """`[1, 1, T, S]`: a query sees itself and everything before it, and nothing that is not filled."""
+        key_position = torch.arange(self.max_length, device=self.length.device)  # [S]
+        return (key_position[None] <= self.positions(length)[:, None])[None, None]  # [1, 1, T, S]
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        return int(self.length)
+
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def cross(self, layer: int) -> None:
+        return None
+
+    def set_cross(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        raise ValueError("a StaticKVCache holds no keys of an encoder: use KVCache with cross-attention.")
+
+    def crop(self, length: int) -> None:
+        held = self.get_seq_length()
+        keep = length if length >= 0 else held + length
+        if not 0 <= keep <= held:
+            raise ValueError(f"crop({length}): the cache holds {held} positions.")
+        self.length.fill_(keep)
+
+    def reorder(self, rows: Tensor) -> None:
+        """As `KVCache.reorder`, but the number of rows stays.
+
+        Raises:
+            ValueError: another number of rows.
+        """
+        if rows.shape[0] != self.keys[0].shape[0]:
+            raise ValueError(f"a StaticKVCache of batch {self.keys[0].shape[0]} cannot become one of {rows.shape[0]}.")
+        for buffer in (*self.keys, *self.values):
+            buffer.copy_(buffer.index_select(0, rows))
+
+    def batch_repeat(self, times: int) -> None:
+        if times != 1:
+            raise ValueError(f"a StaticKVCache cannot grow {times} times: make it with the larger batch.")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, ...]:
+        length = self.get_seq_length()
+        return self.keys[layer].narrow(2, 0, length), self.values[layer].narrow(2, 0, length)
+
+    def __repr__(self) -> str:
+        return f"StaticKVCache({len(self)} layers, {self.get_seq_length()} of {self.max_length} positions)"
+
+
+def as_cache(
+    past_key_values: KVCache | Sequence[Any] | None,
+    layers: int | None = None,
+    *,
+    longest: int | None = None,
+    static: bool = False,
+) -> KVCache | None:
     """The caller's cache: the object itself, or a new one filled from the classic tuple.
 
     The tuple has one entry a layer, `(key, value)` or, with cross-attention, `(key, value, cross_key, cross_value)`,
@@ -204,18 +356,28 @@ def as_cache(past_key_values: KVCache | Sequence[Any] | None, layers: int | None
     Args:
         past_key_values: a cache, such a tuple, or None.
         layers: the layers of the model, which a filled cache must have; None = not checked.
+        longest: positions of the model, beyond which the buffers need not grow; None = not known.
+        static: whether the model can use a `StaticKVCache`.
 
     Raises:
-        TypeError: neither a cache nor such a tuple. ValueError: another number of layers.
+        TypeError: neither a cache nor such a tuple.
+        ValueError: another number of layers, or a static cache where the model cannot use it.
     """
     held = len(past_key_values) if isinstance(past_key_values, (KVCache, tuple, list)) else 0
     if layers is not None and held not in (0, layers):
         raise ValueError(
             f"past_key_values holds {held} layers, but this model has {layers} layers: it belongs to another model."
         )
-    if past_key_values is None or isinstance(past_key_values, KVCache):
+    if isinstance(past_key_values, StaticKVCache) and not static:
+        raise ValueError("past_key_values is a StaticKVCache, which this model cannot use: pass a KVCache.")
+    if past_key_values is None:
+        return None
+    if isinstance(past_key_values, KVCache):
+        if past_key_values.longest is None:
+            past_key_values.longest = longest
         return past_key_values
     cache = KVCache()
+    cache.longest = longest
     entries = past_key_values if isinstance(past_key_values, (tuple, list)) else [None]
     for layer, entry in enumerate(entries):
         if not isinstance(entry, (tuple, list)) or len(entry) not in (2, 4) or not all(map(torch.is_tensor, entry)):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minitf.checks import check_attention_mask
+from minitf.checks import check_attention_mask, tracing
 
 __all__ = [
     "additive",
@@ -46,10 +46,16 @@ def causal(query_length: int, key_length: int, device: torch.device | None = Non
 
     The queries are the *last* T of S positions, so the triangle is aligned to the lower right corner and the one line
     serves a whole prompt (T = S), a chunk after a cache (T < S) and a single step (T = 1, all True).
+
+    The triangle of a whole prompt carries the attribute `plain_causal`: a kernel that computes just this pattern need
+    not read the mask (`attention.sdpa`).
     """
     query_position = torch.arange(key_length - query_length, key_length, device=device)[:, None]  # [T, 1]
     key_position = torch.arange(key_length, device=device)[None, :]  # [1, S]
-    return (key_position <= query_position)[None, None]  # [1, 1, T, S]
+    mask = (key_position <= query_position)[None, None]  # [1, 1, T, S]
+    if not tracing() and query_length == key_length:
+        mask.plain_causal = True  # type: ignore[attr-defined]  # lost as soon as the mask is joined with another
+    return mask
 
 
 def window(query_length: int, key_length: int, size: int, device: torch.device | None = None) -> Tensor:

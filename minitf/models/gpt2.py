@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from minitf import losses, masks, products
 from minitf.activations import get_activation
 from minitf.attention import attend
-from minitf.cache import KVCache, as_cache
+from minitf.cache import KVCache, StaticKVCache, as_cache
 from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices, tracing
 from minitf.config import GPT2Config
 from minitf.memory import checkpointed
@@ -296,17 +296,21 @@ class GPT2Model(GPT2PreTrainedModel):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         use_cache = self.wants_cache(use_cache, past_key_values)
         given = KVCache() if use_cache and past_key_values is None else past_key_values
-        cache = as_cache(given, config.n_layer)
-        past = cache.get_seq_length() if cache is not None else 0
+        cache = as_cache(given, config.n_layer, longest=config.n_positions, static=True)
+        static = cache if isinstance(cache, StaticKVCache) else None  # counts its positions in a tensor, not here
+        past = cache.get_seq_length() if cache is not None and static is None else 0
 
         batch, length = check_model_inputs(config, input_ids, token_type_ids, position_ids, inputs_embeds, past)
         check_encoder_inputs(config, encoder_hidden_states, encoder_attention_mask, batch=batch, cache=cache)
         if position_ids is None:
             warn_of_left_padding(attention_mask)
         mask = masks.for_self_attention(
-            attention_mask, batch=batch, query_length=length, key_length=past + length, is_causal=True,
+            attention_mask, batch=batch, query_length=length,
+            key_length=past + length if static is None else static.max_length, is_causal=static is None,
             device=self.wte.weight.device,
         )  # [1 or B, 1, 1 or T, S]
+        if static is not None:
+            mask = masks.both(static.mask(length), mask)  # [1 or B, 1, T, S]
         encoder_mask = masks.for_cross_attention(
             encoder_attention_mask, batch=batch, query_length=length, encoder_hidden_states=encoder_hidden_states
         )  # [B, 1, 1 or T, S]
@@ -315,7 +319,8 @@ class GPT2Model(GPT2PreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.wte(input_ids)  # [B, T, C]
         if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=inputs_embeds.device)[None]  # [1, T]
+            positions = torch.arange(past, past + length, device=inputs_embeds.device)  # [T]
+            position_ids = (positions if static is None else static.positions(length))[None]  # [1, T]
         hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, C]
         if token_type_ids is not None:
             hidden_states = hidden_states + self.wte(token_type_ids)  # [B, T, C]
@@ -489,7 +494,7 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
         `labels` `[B, N, T]` give `loss`, `mc_labels` `[B]` (the right continuation) give `mc_loss`. `hidden_states`,
         as transformers has them, are `[B * N, T, C]` but for the last, which is `[B, N, T, C]`.
         """
-        choices = check_choices(input_ids, inputs_embeds)
+        choices = check_choices(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
         outputs = self.transformer(
             merge_choices(input_ids), past_key_values, merge_choices(attention_mask), merge_choices(token_type_ids),
             merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),

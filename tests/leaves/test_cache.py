@@ -346,3 +346,30 @@ def test_deepcopy_and_pickle_are_independent() -> None:
         assert_holds(again, expected)
         again.update(0, *states(1))
         assert_holds(cache, expected)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+def test_buffers_end_with_the_longest_sequence() -> None:
+    """A decode to the last position of a model holds no slack; beyond it growth is amortised again."""
+    cache = KVCache()
+    assert as_cache(cache, longest=100) is cache
+    cache.update(0, *states(10))
+    capacities = []
+    for step in range(150):
+        cache.update(0, *states(1, seed=step))
+        capacities.append(cache.nbytes() // (2 * B * H * D * 4))
+    assert capacities[89] == 100  # 10 + 90 positions
+    assert max(capacities[:90]) == 100
+    assert capacities[90] == 202
+    assert cache.get_seq_length() == 160
+
+
+def test_bytes_of_buffers_and_encoder() -> None:
+    cache, _ = filled(3)
+    assert KVCache().nbytes() == 0
+    assert cache.nbytes() == 2 * 2 * B * H * 3 * D * 4
+    cache.set_cross(0, *states(6))
+    assert cache.nbytes() == 2 * 2 * B * H * 3 * D * 4 + 2 * B * H * 6 * D * 4
