@@ -1,9 +1,10 @@
-"""What every container shares: the error, the description of one tensor, opening a file that must be regular."""
+"""What every container shares: the description of one tensor, exact reads, and what a file is by its first bytes."""
 
 from __future__ import annotations
 
+import codecs
 import os
-import stat
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,11 @@ from typing import BinaryIO
 
 import torch
 
-
-class WeightsError(ValueError):
-    """A file that is broken, hostile, or not weights at all.
-
-    The message always holds: the file, the tensor or record (where one is concerned), what was found, what was
-    expected, and what to do.
-    """
+from weights_tools.regular import DOWNLOAD_AGAIN as DOWNLOAD_AGAIN
+from weights_tools.regular import WeightsError as WeightsError
+from weights_tools.regular import open_regular as open_regular
+from weights_tools.regular import problem as problem
+from weights_tools.regular import shown as shown
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,6 @@ class TensorInfo:
     dtype: torch.dtype
     nbytes: int
     file: Path
-
-
-DOWNLOAD_AGAIN = "Download or copy the file again and compare its size with the original's."
-
-
-def problem(file: Path, found: str, *, expected: str, remedy: str, tensor: str | None = None) -> WeightsError:
-    """A `WeightsError` with all five parts in their fixed order."""
-    where = f"{file}: tensor {shown(tensor)}: " if tensor is not None else f"{file}: "
-    return WeightsError(f"{where}{found}; expected {expected}. {remedy}")
-
-
-def shown(name: object, limit: int = 200) -> str:
-    """`repr(name)`, shortened: a hostile file may hold names of megabytes, or control characters."""
-    text = repr(name)
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def listed(names: Iterable[object], limit: int = 8) -> str:
@@ -64,35 +48,6 @@ def readable_size(nbytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open `path` unbuffered for reading; it must be a regular file.
-
-    The file is opened without blocking and only then examined, so that a named pipe that nobody writes to cannot hang
-    the program, and so that nothing can be exchanged between the check and the opening.
-
-    Raises:
-        WeightsError: a directory, pipe, device or socket.
-        OSError: the operating system's own error (missing, no permission), with the path.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except IsADirectoryError:
-        raise _not_regular(path, "a directory") from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-        raise _not_regular(path, next((kind for test, kind in kinds if test(mode)), "a device"))
-    return os.fdopen(descriptor, "rb", buffering=0)
-
-
-def _not_regular(path: Path, kind: str) -> WeightsError:
-    return problem(
-        path, f"this is {kind}", expected="a regular file", remedy="Give the weights file itself, or the folder of it."
-    )
 
 
 def read_exactly(file: BinaryIO, offset: int, target: memoryview, path: Path, tensor: str | None = None) -> None:
@@ -169,10 +124,22 @@ def what_is_it(head: bytes, size: int) -> str:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "an HTML or XML page (a download that went to a web page)"
-    is_text = all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-    if is_text:
-        return "a JSON file" if start[:1] in (b"{", b"[") else "a text file"
-    return "a file of unknown kind"
+    if not _is_text(head, cut=size > len(head)):
+        return "a file of unknown kind"
+    return "a JSON file" if JSON_START.match(head) else "a text file"
+
+
+# A brace or bracket alone is not enough: many vocabularies begin with the line [PAD].
+JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:\{\s*(?:\"|\}\s*\Z)|\[\s*(?:[\[\]{\"\d-]|true|false|null))")
+
+
+def _is_text(head: bytes, *, cut: bool) -> bool:
+    """Whether `head` is UTF-8 without control characters; `cut`: its last character may be incomplete."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=not cut)
+    except UnicodeDecodeError:
+        return False
+    return all((char >= " " and char != "\x7f") or char in "\t\r\n" for char in text)
 
 
 REMEDIES = {
@@ -184,6 +151,7 @@ REMEDIES = {
     "a gzip": "Unpack it first.",
     "a bare": "Ask its author for safetensors, or for a file written by torch.save(model.state_dict(), path).",
     "a JSON": "Give the weights file itself, or the folder.",
+    "a text": "Give the weights file itself, or the folder; if it was meant to be the weights, download it again.",
 }
 
 

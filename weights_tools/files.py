@@ -297,7 +297,10 @@ def _kind(path: Path) -> str:
         read_exactly(file, 0, memoryview(head), path)
     kind = what_is_it(bytes(head), size)
     # A damaged beginning: the name says what it was meant to be, and that container's own error says more.
-    return "safetensors" if kind in ("a file of unknown kind",) and path.suffix == ".safetensors" else kind
+    if path.suffix == ".safetensors":
+        damaged = kind == "a file of unknown kind" or kind.startswith("a bare Python pickle")
+        return "safetensors" if damaged or (kind == "a text file" and head[8:10] == b'{"') else kind
+    return "a JSON file" if kind == "a text file" and path.suffix == ".json" else kind
 
 
 def _open_file(path: Path) -> Container:

@@ -16,8 +16,10 @@ from weights_tools import tables
 from weights_tools.common import TensorInfo, listed, readable_size
 from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.mapping import matcher
+from weights_tools.regular import is_there, read_text
 from weights_tools.report import fold
 
+MAX_CONFIG_BYTES = 16_000_000  # the largest published ones have some hundred kB, all of it label names
 HUGE_BYTES = 2**31  # programs that count bytes in 32 bits stop here
 
 # How the names of the models that are implemented here, and of their heads, begin.
@@ -83,17 +85,20 @@ class Inspection:
         checkpoint = self.checkpoint
         files = ", ".join(file.name for file in checkpoint.files[:4]) + (", ..." if len(checkpoint.files) > 4 else "")
         numbers = sum(_numel(info) for info in checkpoint.values())
+        table = _table(checkpoint, every_name)
         lines = [
             f"{checkpoint.path}",
             f"  {len(checkpoint)} tensors, {numbers:,} numbers, {readable_size(checkpoint.total_bytes)}"
             f" in {len(checkpoint.files)} {checkpoint.format} file(s): {files}",
             f"  names: {self.dialect} ({self.reason})",
             "",
-            *_table(checkpoint, every_name),
+            *table,
         ]
         for title, findings in (("problems", self.problems), ("unusual", self.remarks)):
             if findings:
                 lines += ["", f"{title}:", *(f"  - {finding}" for finding in findings)]
+        if len(table) <= len(checkpoint):  # a line for the head of the table and one for every name
+            lines += ["", "{...} stands for several names: --names lists every name"]
         return "\n".join(lines)
 
 
@@ -201,11 +206,11 @@ def _look_at_dtypes(checkpoint: Checkpoint, result: Inspection) -> None:
 def _look_at_config(checkpoint: Checkpoint, result: Inspection) -> None:
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     file = folder / "config.json"
-    if not file.is_file():
+    if not is_there(file):
         result.remarks.append("there is no config.json beside the weights")
         return
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file, MAX_CONFIG_BYTES, expected="a configuration in JSON"))
         if not isinstance(config, dict):
             raise ValueError(f"a JSON {type(config).__name__}, not an object")
     except (ValueError, OSError, RecursionError) as error:

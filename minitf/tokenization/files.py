@@ -10,6 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import WordPiece
 
 from minitf.tokenization.options import read_json
+from weights_tools import regular
+from weights_tools.regular import is_there
 
 BACKEND_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 TOKENIZER_FILES = (
@@ -25,7 +27,7 @@ MAX_FILE_BYTES = 256 * 2**20  # the largest published tokenizer.json has about 4
 def find_file(folder: Path) -> Path:
     """tokenizer.json or else vocab.txt in `folder`; FileNotFoundError that says what was looked for."""
     for name in (BACKEND_FILE, VOCABULARY_FILE):
-        if (folder / name).is_file():
+        if is_there(folder / name):  # a pipe or a directory is there too, and reading it says what it is
             return folder / name
     held = sorted(entry.name for entry in folder.iterdir())
     listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
@@ -37,20 +39,9 @@ def find_file(folder: Path) -> Path:
 
 def read_text(path: Path) -> str:
     """The text of a regular UTF-8 file of sane size, line ends unified; ValueError that names the file otherwise."""
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file; expected a vocabulary (one piece a line) or a tokenizer.json")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ValueError(
-            f"{path} has {size:,} bytes; a tokenizer file has at most {MAX_FILE_BYTES:,}: is it the weights?"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text (byte {error.object[error.start]:#04x} at offset {error.start}): "
-            "expected a vocabulary with one piece a line"
-        ) from None
+    text = regular.read_text(
+        path, MAX_FILE_BYTES, expected="a vocabulary (UTF-8, one piece a line) or a tokenizer.json"
+    )
     if text.startswith("\ufeff"):
         raise ValueError(f"{path} begins with a byte-order mark, which would become part of its first piece: remove it")
     return text

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minitf.tokenization.arguments import UNSET
+from weights_tools.regular import is_there, read_text
+
+MAX_JSON_BYTES = 64 * 2**20  # settings and added tokens; published ones have at most a few MB
 
 # "No limit known": the number that transformers stores for it. Compared with `>`, it never fires.
 UNKNOWN_LENGTH = int(1e30)
@@ -92,11 +95,12 @@ def given(options: Mapping[str, Any], origin: str) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; {} if there is no such file. ValueError if it holds anything else."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
+    text = read_text(path, MAX_JSON_BYTES, expected="a JSON object")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are both ValueErrors
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}, expected an object")

@@ -281,6 +281,12 @@ WRONG_FILES = [
     (b'{"model_type": "bert", "hidden_size": 768}', "this is a JSON file"),
     (b"Repository not found\n", "this is a text file"),
     ("模型".encode() * 300, "this is a text file"),
+    (b"[PAD]\n[unused0]\n[UNK]\n", "this is a text file; .* Give the weights file itself"),
+    (b"{\n}\n[UNK]\n", "this is a text file"),
+    ("{\n模\n".encode(), "this is a text file"),
+    (b"[[1.0]]", "this is a JSON file"),
+    (b"\xff" * 1000, "this is a file of unknown kind"),
+    (b"caf\xe9\n", "this is a file of unknown kind"),
     (b"\x89HDF\r\n\x1a\n" + bytes(600), "this is an HDF5 file .* with TensorFlow first"),
     (b"\x1f\x8b\x08" + bytes(600), "this is a gzip archive"),
     (b"\x93NUMPY\x01\x00" + bytes(600), "this is a single NumPy array"),
@@ -294,6 +300,17 @@ def test_wrong_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path / "pytorch_model.bin", content)
     for place in (path, tmp_path):
         with pytest.raises(WeightsError, match=rf"pytorch_model\.bin: {message}"):
+            open_checkpoint(place)
+
+
+@pytest.mark.parametrize("head", [b"\xff" * 8, b"\xff" * 7, b"\x80\x02\x00", b"ABCDEFGH", b"\x00" * 9])
+def test_damaged_head_of_a_safetensors_file(tmp_path: Path, head: bytes) -> None:
+    content = safetensors_file()
+    path = write(tmp_path / "model.safetensors", head + content[len(head) :])
+    for place in (path, tmp_path):
+        with pytest.raises(
+            WeightsError, match=r"model\.safetensors: .*(header|JSON).*damaged or not safetens"
+        ):
             open_checkpoint(place)
 
 

@@ -108,10 +108,19 @@ def test_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     save_checkpoint(tmp_path, tensors())
     main(["inspect", str(tmp_path)])
-    assert "encoder.layer.{0..1}.attention.self.query.weight" in capsys.readouterr().out
+    folded = capsys.readouterr().out
+    assert "encoder.layer.{0..1}.attention.self.query.weight" in folded
+    assert folded.endswith("\n\n{...} stands for several names: --names lists every name\n")
     main(["inspect", str(tmp_path), "--names"])
     printed = capsys.readouterr().out
+    assert "--names" not in printed
     assert all(printed.count(f"  {name} ") == 1 for name in tensors())
+
+
+def test_nothing_folded_needs_no_hint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, {"pooler.dense.weight": torch.ones(4, 4)})
+    main(["inspect", str(tmp_path)])
+    assert "--names" not in capsys.readouterr().out
 
 
 def findings(folder: Path, state: dict[str, torch.Tensor], config: dict | None = None, *, values: bool = False):
