@@ -17,11 +17,12 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-__all__ = ["BertConfig", "GPT2Config", "PretrainedConfig", "nearest_name"]
+from minitf.keywords import nearest_name, strict_keywords
+
+__all__ = ["BertConfig", "GPT2Config", "PretrainedConfig"]
 
 CONFIG_NAME = "config.json"
 
@@ -132,12 +133,6 @@ def activation(default: str) -> Any:
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
-def nearest_name(name: str, names: Any) -> str:
-    """`"; did you mean 'hidden_size'?"` for the closest of `names`, or an empty string if none is close."""
-    near = get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # The base class
 
@@ -149,7 +144,9 @@ class StrictKeywords(type):
     keyword that is another name of a field (`num_labels`, `torch_dtype`, GPT-2's `hidden_size` for `n_embd`).
     """
 
-    def __call__(cls: Any, **settings: Any) -> Any:
+    def __call__(cls: Any, *values: Any, **settings: Any) -> Any:
+        if values:
+            raise TypeError(f"{cls.__name__} takes its settings by name: {cls.__name__}(vocab_size=30522, ...).")
         resolved = cls._resolve(settings)
         labels = {name: resolved.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         config = super().__call__(**resolved)
@@ -222,14 +219,21 @@ class PretrainedConfig(metaclass=StrictKeywords):
     def _resolve(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Aliases replaced by field names; TypeError for an unknown name or one field given under two names."""
         resolved: dict[str, Any] = {}
+        first: dict[str, str] = {}
         for name, value in settings.items():
             field = cls._aliases().get(name, name)
             if field not in cls._fields() and field != "num_labels":
+                if name in cls._REFUSED:
+                    cls._refuse({name: value}, cls.__name__)
+                    continue  # the only value that is implemented
                 known = [*cls._fields(), *cls._aliases(), "num_labels"]
                 raise TypeError(f"{cls.__name__} has no setting {name!r}{nearest_name(name, known)}")
             if field in resolved and resolved[field] != value:
-                raise TypeError(f"{cls.__name__}: {name!r} is another name of {field!r}, and both are given: drop one.")
+                raise TypeError(
+                    f"{cls.__name__}: {first[field]!r} and {name!r} are one setting under two names: drop one."
+                )
             resolved[field] = value
+            first.setdefault(field, name)
         return resolved
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -383,23 +387,28 @@ class PretrainedConfig(metaclass=StrictKeywords):
             )
         return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
-    def to_json_file(self, path: str | os.PathLike[str]) -> None:
+    @strict_keywords
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
         """Write `to_json_string()` all or nothing (temporary file, fsync, rename)."""
         from weights_tools.atomic import write_atomically
 
-        write_atomically(Path(path), self.to_json_string().encode())
+        write_atomically(Path(json_file_path), self.to_json_string().encode())
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` into `folder`, which is made if need be."""
-        folder = Path(folder)
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
+    @strict_keywords
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `config.json` into a folder, which is made if need be.
+
+        Raises:
+            ValueError: an empty or missing name, or a value that JSON cannot hold. NotADirectoryError: a file.
+        """
+        folder = folder_to_write(save_directory)
+        self.to_json_string()  # fails, if it does, before anything is made
         folder.mkdir(parents=True, exist_ok=True)
         self.to_json_file(folder / CONFIG_NAME)
 
     @classmethod
     def from_dict(
-        cls: type[Config], contents: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any
+        cls: type[Config], config_dict: Mapping[str, Any], *, source: str = "the dictionary", **overrides: Any
     ) -> Config:
         """A configuration from the contents of a `config.json`; `overrides` are settings as in the constructor.
 
@@ -407,7 +416,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
             ValueError: another `model_type`; a value that its rule refuses; a known key whose value is not implemented.
             TypeError: an unknown override.
         """
-        values: dict[str, Any] = copy.deepcopy(dict(contents))
+        values: dict[str, Any] = copy.deepcopy(dict(config_dict))
         model_type = values.pop("model_type", None)
         if model_type not in (None, "", cls.model_type):
             raise ValueError(
@@ -460,9 +469,9 @@ class PretrainedConfig(metaclass=StrictKeywords):
         return {**names, "num_labels": counts[0]} if counts else names
 
     @classmethod
-    def from_json_file(cls: type[Config], path: str | os.PathLike[str], **overrides: Any) -> Config:
+    def from_json_file(cls: type[Config], json_file: str | os.PathLike[str], **overrides: Any) -> Config:
         """A configuration from one JSON file of any name."""
-        return cls.from_dict(_read_json(Path(path)), source=str(path), **overrides)
+        return cls.from_dict(_read_json(Path(json_file)), source=str(json_file), **overrides)
 
     @classmethod
     def get_config_dict(
@@ -514,6 +523,21 @@ class PretrainedConfig(metaclass=StrictKeywords):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_dict(), indent=2, sort_keys=True, default=repr)}"
+
+
+def folder_to_write(save_directory: str | os.PathLike[str]) -> Path:
+    """The folder of a `save_pretrained`, as a path.
+
+    Raises:
+        ValueError: an empty name or None, which would mean the working directory without saying so.
+        NotADirectoryError: there is a file of that name.
+    """
+    if save_directory is None or not str(save_directory):
+        raise ValueError(f"save_directory = {save_directory!r}: expected a folder; the working directory is '.'.")
+    folder = Path(save_directory)
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; save_pretrained needs a folder.")
+    return folder
 
 
 def _integer_keys(mapping: Mapping[Any, Any], where: str) -> dict[int, Any]:

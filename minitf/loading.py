@@ -13,7 +13,7 @@ import copy
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
+from minitf.keywords import nearest_name
 from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.hub import resolve
 from weights_tools.mapping import Plan, plan
@@ -34,11 +35,19 @@ __all__ = ["LoadError", "load_pretrained"]
 
 logger = logging.getLogger("minitf.loading")
 
+WEIGHTS_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
 
 class LoadError(RuntimeError):
     """The checkpoint does not fit the model. The message: the reason and the folded report; `report` is the object."""
 
     def __init__(self, reason: str, report: LoadReport) -> None:
+        report.refused = True
         super().__init__(f"{reason}\n{report}")
         self.report = report
 
@@ -57,7 +66,7 @@ def load_pretrained(
     settings: dict[str, Any],
 ) -> Any:
     """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
-    if strict not in ("auto", True, False):
+    if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
     path = resolve(name_or_path, **hub)
     for_config, for_model = split_settings(model_class, settings)
@@ -143,8 +152,16 @@ def resolve_config(
         for name, value in settings.items():
             setattr(config, name, value)
         return config
+    if config is not None and not isinstance(config, (str, os.PathLike)):
+        raise TypeError(
+            f"config is a {type(config).__module__}.{type(config).__qualname__}; expected a "
+            f"{model_class.config_class.__name__} of minitf or a path. Another library's configuration becomes one by "
+            f"{model_class.config_class.__name__}.from_dict(config.to_dict())."
+        )
     if config is None:
         folder = path if path.is_dir() else path.parent
+        if path.is_dir() and not (folder / CONFIG_NAME).exists():
+            raise no_model_in(folder)
         if not (folder / CONFIG_NAME).is_file() and path.is_file():
             raise FileNotFoundError(
                 f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a "
@@ -153,6 +170,17 @@ def resolve_config(
         config = folder
     loaded: PretrainedConfig = model_class.config_class.from_pretrained(config, **hub, **settings)
     return loaded
+
+
+def no_model_in(folder: Path) -> FileNotFoundError:
+    """The error for a folder without `config.json`: what was looked for, what is there, what to do."""
+    present = sorted(entry.name for entry in folder.iterdir())
+    weights = [name for name in WEIGHTS_NAMES if name in present]
+    found = f"it holds {', '.join(present[:12])}" if present else "it is empty"
+    return FileNotFoundError(
+        f"{folder} holds no {CONFIG_NAME}{'' if weights else ' and no weights'} ({found}): looked for {CONFIG_NAME} "
+        f"and one of {', '.join(WEIGHTS_NAMES)}. Name the folder that holds them, or a weights file and config=."
+    )
 
 
 def too_many_layers(model_class: type[Any], config: PretrainedConfig, checkpoint: Checkpoint) -> None:
@@ -252,6 +280,10 @@ def judge(
     fresh = [*matched.missing, *(target for target, _, _ in matched.misshapen)]
     if fresh and strict is True:
         raise LoadError(f"strict=True, but the file does not hold {', '.join(fold(fresh))}.", report)
+    for key in config.unknown_keys:
+        near = nearest_name(key, config._fields())
+        if near:
+            logger.warning("config.json has the key %r, which has no effect%s", key, near)
     if matched.unexpected:
         logger.warning("%s: left out, because no rule explains them: %s", name, "; ".join(fold(matched.unexpected)))
     if fresh:
@@ -289,15 +321,25 @@ def explain_shapes(
 
 
 def layer_hint(model: PreTrainedModel, config: PretrainedConfig, matched: Plan) -> str:
-    """What to do if only the number of layers differs."""
+    """What to do: another number of layers, another kind of positions, or a file that is incomplete."""
     layer, key = model.layers_rule
     start = layer.partition("{}")[0]
-    if key and any(start in name for name in (*matched.unexpected, *matched.missing)):
+
+    def layers(names: Iterable[str]) -> set[str]:
+        """The numbers of the layers that these names speak of."""
+        return {name.partition(start)[2].partition(".")[0] for name in names if start and start in name}
+
+    left_over, lacking = layers(matched.unexpected) - layers(matched.sources), layers(matched.missing)
+    if left_over:
         return (
-            f". The configuration has {key} = {getattr(config, key)}: if fewer layers are wanted, pass strict=False, "
+            f". The file has more layers than {key} = {getattr(config, key)}: if fewer are wanted, pass strict=False, "
             "which leaves the others out."
         )
-    return "."
+    if lacking and not lacking & layers(matched.sources):
+        return f". The file has fewer layers than {key} = {getattr(config, key)}."
+    if any("distance_embedding" in name for name in (*matched.missing, *matched.unexpected)):
+        return ". Compare position_embedding_type in config.json with the one that the file was trained with."
+    return ". Is the file complete?" if matched.missing else "."
 
 
 def same_values(checkpoint: Checkpoint, matched: Plan) -> None:

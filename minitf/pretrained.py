@@ -8,17 +8,19 @@ stands in `minitf.loading`.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from minitf import masks
+from minitf.attention import function_named
 from minitf.cache import KVCache
-from minitf.config import PretrainedConfig, nearest_name
+from minitf.config import PretrainedConfig, folder_to_write
+from minitf.keywords import nearest_name, refuse_unknown, strict_keywords
 
 if TYPE_CHECKING:
     from minitf.outputs import ModelOutput
@@ -105,6 +107,9 @@ class PreTrainedModel(nn.Module):
     tied_weights: ClassVar[dict[str, str]] = {}
     """Parameter -> the parameter that it shares, if `config.tie_word_embeddings`."""
 
+    forward_names: ClassVar[frozenset[str]] = frozenset()
+    """The parameters of `forward`; set for every class when it is defined."""
+
     load_report: LoadReport | None = None
     """What `from_pretrained` read, renamed, dropped and newly initialised; None for a model built from a config."""
 
@@ -113,10 +118,23 @@ class PreTrainedModel(nn.Module):
         self.config: Any = config
         if not isinstance(config, self.config_class):
             raise TypeError(
-                f"{type(self).__name__} needs a {self.config_class.__name__}, and got a {type(config).__name__}; for a "
-                f"folder or a name there is {type(self).__name__}.from_pretrained."
+                f"{type(self).__name__} needs a {self.config_class.__name__} of minitf, and got a "
+                f"{type(config).__module__}.{type(config).__qualname__}; for a folder or a name there is "
+                f"{type(self).__name__}.from_pretrained, for another library's configuration "
+                f"{self.config_class.__name__}.from_dict(config.to_dict())."
             )
         config.validate()
+        function_named(config.attn_implementation)  # an unknown name is an error now, not at the first call
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.forward_names = frozenset(inspect.signature(cls.forward).parameters) - {"self"}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's, after a misspelt keyword was refused with the nearest real one."""
+        if not self.forward_names.issuperset(kwargs) and "forward" not in self.__dict__:
+            refuse_unknown(f"{type(self).__name__}.forward", kwargs, sorted(self.forward_names))
+        return super().__call__(*args, **kwargs)
 
     def post_init(self) -> None:
         """The end of every model's constructor: fresh weights and ties, and the heads that the configuration prunes."""
@@ -566,6 +584,7 @@ class PreTrainedModel(nn.Module):
             "mismatched_keys": list(report.misshapen),
         }
 
+    @strict_keywords
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -582,13 +601,14 @@ class PreTrainedModel(nn.Module):
             max_shard_size: bytes, or "5GB" (10^9), "50KiB" (2^10); larger models are written in several files.
             safe_serialization: False writes `pytorch_model.bin` instead of safetensors.
         """
-        from weights_tools.files import save_checkpoint
+        from weights_tools.files import parse_size, save_checkpoint
 
+        folder = folder_to_write(save_directory)
+        parse_size(max_shard_size)  # an unreadable size is an error before anything is written
         self.check_ties()
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
-        folder = Path(save_directory)
         config.save_pretrained(folder)
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in self.ties()}
         save_checkpoint(

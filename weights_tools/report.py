@@ -78,6 +78,7 @@ class LoadReport:
         converted: (parameter, dtype in the file, dtype in the model).
         config_unknown: keys of config.json that the configuration does not know, with their values.
         notes: anything else worth saying.
+        refused: whether the checkpoint was not loaded, so that nothing was initialised either.
     """
 
     checkpoint: str
@@ -92,6 +93,7 @@ class LoadReport:
     converted: list[tuple[str, str, str]] = field(default_factory=list)
     config_unknown: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    refused: bool = False
 
     @property
     def ok(self) -> bool:
@@ -103,6 +105,8 @@ class LoadReport:
         return {**asdict(self), "ok": self.ok}
 
     def _verdict(self) -> str:
+        if self.refused:
+            return "not loaded"
         if self.ok:
             return "everything fits"
         if self.unexpected or self.misshapen:
@@ -111,9 +115,10 @@ class LoadReport:
 
     def sections(self) -> list[tuple[str, list[str]]]:
         """(title, lines) of the sections that have anything to say."""
+        fresh = "" if self.refused else ", newly initialised"
         every = [
-            (f"missing, newly initialised ({len(self.missing)})", fold(self.missing)),
-            (f"misshapen, newly initialised ({len(self.misshapen)})", _misshapen(self.misshapen)),
+            (f"missing{fresh} ({len(self.missing)})", fold(self.missing)),
+            (f"misshapen{fresh} ({len(self.misshapen)})", _misshapen(self.misshapen)),
             (f"unexpected ({len(self.unexpected)})", fold(self.unexpected)),
             (f"renamed ({len(self.renamed)})", _renamed(self.renamed)),
             (f"dropped ({len(self.dropped)})", _grouped(self.dropped, "{names}: {key}")),

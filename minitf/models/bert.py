@@ -29,6 +29,7 @@ from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
 from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices
 from minitf.config import BertConfig
+from minitf.keywords import strict_keywords
 from minitf.memory import apply_chunking_to_forward, checkpointed
 from minitf.outputs import (
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions, BertForPreTrainingOutput,
@@ -369,6 +370,7 @@ class BertModel(BertPreTrainedModel):
         add_pooling_layer: without it `pooler_output` is None and the checkpoint has no pooler.
     """
 
+    @strict_keywords
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = BertEmbeddings(config)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import enum
-import functools
-import inspect
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
-from typing import ParamSpec, TypeVar
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from minitf.keywords import strict_keywords
+
+__all__ = ["UNSET", "Unset", "strict_keywords"]
 
 
 class Unset(enum.Enum):
@@ -23,24 +19,3 @@ class Unset(enum.Enum):
 
 
 UNSET = Unset.UNSET
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `known`, else all of them listed."""
-    names = list(known)
-    near = get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
-
-
-def strict_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """Make an unknown keyword a TypeError that names the nearest real one (Python itself does so only from 3.14 on)."""
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(f"{function.__qualname__}() has no argument {name!r}{nearest(name, known)}")
-        return function(*args, **kwargs)
-
-    return checked

@@ -386,8 +386,8 @@ def test_bad_places(
     for argv, words in (
         (("run", "nofolder", "x"), "'nofolder': no such folder, and no model of that name in the local hub cache"),
         (("run", str(tmp_path / "gone"), "x"), "no such file or folder"),
-        (("run", str(tmp_path / "empty"), "x"), "it holds: nothing"),
-        (("info", str(tmp_path / "empty")), "it holds: nothing"),
+        (("run", str(tmp_path / "empty"), "x"), "it is empty"),
+        (("info", str(tmp_path / "empty")), "it is empty"),
         (("run", weights, "x"), "is a file; expected the folder"),
         (("run", folder, "--file", str(tmp_path / "gone")), "gone: No such file or directory"),
         (("run", folder, "--file", str(tmp_path)), "Is a directory"),

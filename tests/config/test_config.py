@@ -61,7 +61,7 @@ def test_unknown_keyword_far_from_everything() -> None:
 
 
 def test_positional_arguments_are_refused() -> None:
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="takes its settings by name"):
         BertConfig(30522)  # type: ignore[call-arg]
 
 
@@ -91,7 +91,7 @@ def test_aliases_read_set_and_construct() -> None:
     config._attn_implementation = "eager"
     assert config.attn_implementation == config._attn_implementation == "eager"
     assert "torch_dtype" not in config.__dict__
-    with pytest.raises(TypeError, match=r"'torch_dtype' is another name of 'dtype', and both are given"):
+    with pytest.raises(TypeError, match=r"'dtype' and 'torch_dtype' are one setting under two names"):
         BertConfig(dtype="float32", torch_dtype="float16")
     assert BertConfig(dtype="float32", torch_dtype="float32").dtype == "float32"
 
@@ -273,8 +273,9 @@ def test_known_key_with_an_unimplemented_value(
     assert json.loads(config.to_json_string())[key] == implemented
     with pytest.raises(ValueError, match=why):
         setattr(config, key, refused)
-    with pytest.raises(TypeError, match=key):
+    with pytest.raises(ValueError, match=why):
         BertConfig(**{key: refused})
+    assert BertConfig(**{key: implemented}) == BertConfig()
 
 
 def test_mutable_values_are_copied() -> None:
@@ -467,13 +468,13 @@ def test_overrides(tmp_path: Path) -> None:
         BertConfig.from_pretrained(tmp_path, num_hidden_layer=10)
     with pytest.raises(ValueError, match=r"hidden_size = 9 is not divisible"):
         BertConfig.from_pretrained(tmp_path, hidden_size=9)
-    with pytest.raises(TypeError, match="both are given"):
+    with pytest.raises(TypeError, match="one setting under two names"):
         BertConfig.from_pretrained(tmp_path, dtype="float32", torch_dtype="float16")
 
 
 def test_one_setting_under_two_names_in_a_file(tmp_path: Path) -> None:
     path = write(tmp_path, {"dtype": "float32", "torch_dtype": "float16"})
-    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*'torch_dtype' is another name of 'dtype'"):
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*'dtype' and 'torch_dtype' are one setting"):
         BertConfig.from_pretrained(tmp_path)
     write(tmp_path, {"dtype": "float16", "torch_dtype": "float16"})
     assert BertConfig.from_pretrained(tmp_path).dtype == "float16"

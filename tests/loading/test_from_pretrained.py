@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import minitf
@@ -174,11 +175,14 @@ def test_loading_info_as_in_transformers(folder: Path) -> None:
     assert isinstance(model, BertForSequenceClassification)
 
 
-def test_unknown_keys_are_kept_written_back_and_reported(folder: Path, tmp_path: Path) -> None:
+def test_unknown_keys_are_kept_written_back_and_reported(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     edit_config(folder, pooler_type="first_token_transform", hiden_size=3)
     model = BertModel.from_pretrained(folder)
     assert model.load_report.config_unknown == {"pooler_type": "first_token_transform", "hiden_size": 3}
     assert "hiden_size" in str(model.load_report)
+    assert "'hiden_size', which has no effect; did you mean 'hidden_size'?" in caplog.text
     model.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["pooler_type"] == "first_token_transform"
 
@@ -215,8 +219,14 @@ def test_tied_names_with_different_values_are_an_error(tmp_path: Path) -> None:
 
 
 def test_fewer_layers_only_when_asked(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(RuntimeError, match=r"num_hidden_layers = 1.*strict=False"):
+    with pytest.raises(RuntimeError, match=r"more layers than num_hidden_layers = 1.*strict=False") as raised:
         BertModel.from_pretrained(folder, num_hidden_layers=1)
+    assert "not loaded" in str(raised.value)
+    assert "newly initialised" not in str(raised.value)
+    with pytest.raises(RuntimeError, match=r"fewer layers than num_hidden_layers = 3"):
+        BertModel.from_pretrained(folder, num_hidden_layers=3)
+    with pytest.raises(RuntimeError, match=r"Compare position_embedding_type"):
+        BertModel.from_pretrained(folder, position_embedding_type="relative_key")
     with caplog.at_level(logging.WARNING, logger="minitf"):
         model = BertModel.from_pretrained(folder, num_hidden_layers=1, strict=False)
     assert len(model.encoder.layer) == 1
@@ -317,14 +327,14 @@ def break_other_architecture(folder: Path) -> None:
 
 
 BAD = [
-    (break_empty, FileNotFoundError, r"holds no config\.json"),
+    (break_empty, FileNotFoundError, r"no config\.json and no weights \(it is empty\): looked for.*model\.safetensors"),
     (break_no_weights, FileNotFoundError, r"model\.safetensors.*pytorch_model\.bin"),
     (break_truncated, ValueError, r"model\.safetensors"),
     (break_header, ValueError, r"model\.safetensors"),
     (break_pickle, ValueError, r"pytorch_model\.bin"),
     (break_bare_pickle, ValueError, r"pytorch_model\.bin"),
     (break_shard_index, ValueError, r"\.\./outside\.safetensors"),
-    (break_missing, RuntimeError, r"weights are missing in the file: encoder\.layer\.1\.attention\.self\.query\.bias"),
+    (break_missing, RuntimeError, r"missing in the file: encoder\.layer\.1\.attention\.self\.query\.bias\. Is the "),
     (break_extra, RuntimeError, r"1 names in the file are not explained: encoder\.layer\.1\.adapter\.weight"),
     (break_misshapen, RuntimeError, r"hidden_size = 32.*expected hidden_size = 64"),
     (break_vocabulary, RuntimeError, r"vocab_size = 60.*expected vocab_size = 61"),
@@ -362,12 +372,23 @@ def test_misspelt_arguments_name_the_nearest(folder: Path) -> None:
         BertForSequenceClassification.from_pretrained(folder, num_label=3)
     with pytest.raises(TypeError, match="no setting 'atn_implementation'; did you mean 'attn_implementation'"):
         BertModel.from_pretrained(folder, atn_implementation="eager")
-    with pytest.raises(TypeError, match="atention_mask"):
+    with pytest.raises(TypeError, match="did you mean 'attention_mask'"):
         BertModel.from_pretrained(folder)(torch.tensor([[1]]), atention_mask=None)
     with pytest.raises(ValueError, match="strict = 'yes': expected 'auto', True or False"):
         BertModel.from_pretrained(folder, strict="yes")
-    with pytest.raises(TypeError, match=r"BertModel needs a BertConfig, and got a str"):
+    with pytest.raises(ValueError, match="strict = 1: expected 'auto', True or False"):
+        BertModel.from_pretrained(folder, strict=1)
+    with pytest.raises(TypeError, match=r"BertModel needs a BertConfig of minitf, and got a builtins\.str"):
         BertModel("bert-base-uncased")
+    with pytest.raises(TypeError, match=r"got a transformers\..*from_dict\(config\.to_dict\(\)\)"):
+        BertModel(transformers.BertConfig())
+    with pytest.raises(TypeError, match=r"config is a transformers\..*from_dict\(config\.to_dict\(\)\)"):
+        BertModel.from_pretrained(folder, config=transformers.BertConfig())
+    assert BertConfig.from_dict(transformers.BertConfig(**TINY).to_dict()).hidden_size == 64
+    with pytest.raises(TypeError, match="did you mean 'add_pooling_layer'"):
+        BertModel(BertConfig(**TINY), add_poling_layer=False)
+    with pytest.raises(TypeError, match="did you mean 'max_shard_size'"):
+        BertModel.from_pretrained(folder).save_pretrained(folder, max_shard=1)
 
 
 def test_bad_calls_of_a_loaded_model(folder: Path) -> None:
@@ -380,7 +401,10 @@ def test_bad_calls_of_a_loaded_model(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"attention_mask has shape \[2, 4\].*5 key positions"):
         model(ids, attention_mask=torch.ones(2, 4))
     with pytest.raises(ValueError, match="not registered; known: eager, sdpa"):
-        BertModel.from_pretrained(folder, attn_implementation="flash")(ids)
+        BertModel.from_pretrained(folder, attn_implementation="flash")
+    model.config.attn_implementation = "flash"
+    with pytest.raises(ValueError, match="not registered; known: eager, sdpa"):
+        model(ids)
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
@@ -394,7 +418,14 @@ def test_saving_refuses_a_file_and_a_function(folder: Path, tmp_path: Path) -> N
     model.config.hidden_act = torch.nn.functional.relu
     with pytest.raises(ValueError, match="hidden_act is a function, which JSON cannot hold"):
         model.save_pretrained(tmp_path / "other")
-    assert not (tmp_path / "other" / "model.safetensors").exists()
+    assert not (tmp_path / "other").exists()
+    model.config.hidden_act = "gelu"
+    with pytest.raises(ValueError, match="max_shard_size"):
+        model.save_pretrained(tmp_path / "other", max_shard_size="abc")
+    assert not (tmp_path / "other").exists()
+    for nothing in ("", None):
+        with pytest.raises(ValueError, match="the working directory is '\\.'"):
+            model.save_pretrained(nothing)
 
 
 def test_repr_is_one_line() -> None:

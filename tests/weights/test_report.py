@@ -139,5 +139,6 @@ def test_json() -> None:
         "converted": [],
         "config_unknown": {"k": [1]},
         "notes": [],
+        "refused": False,
         "ok": False,
     }
