@@ -54,7 +54,7 @@ def add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     while inputs % count:
         count -= 1
     if count == 1 or (x.dtype in HALF and len(x) > 1):
-        flat = torch.addmm(bias, x.reshape(-1, inputs), weight)
+        flat = torch.addmm(bias, x.flatten(0, -2), weight)  # not reshape(-1, ...): a layer without heads has no inputs
         return flat.view(*x.shape[:-1], outputs)
     if x.dtype in HALF:
         rows = torch.arange(inputs, device=x.device).view(count, -1)  # [P, K / P]

@@ -115,7 +115,7 @@ class GPT2Attention(nn.Module):
             query, key, value = self.encoder_keys(hidden_states, encoder_hidden_states, cache)
         else:
             three = self.c_attn(hidden_states)  # [B, T, 3C]
-            query, key, value = three.split(self.split_size, dim=2)  # [B, T, C], [B, T, C], [B, T, C]
+            query, key, value = three.chunk(3, dim=2)  # [B, T, C], [B, T, C], [B, T, C]
             query, key = self.split_heads(query), self.split_heads(key)  # [B, H, T, D], [B, H, T, D]
             value = self.split_heads(value)  # [B, H, T, D]
             if cache is not None:
@@ -143,7 +143,7 @@ class GPT2Attention(nn.Module):
         kept = cache.cross(self.layer_idx) if cache is not None else None
         if kept is not None:
             return query, *kept  # [B, H, T, D], [B, H, S, D], [B, H, S, D]
-        key, value = self.c_attn(encoder_hidden_states).split(self.split_size, dim=2)  # [B, S, C], [B, S, C]
+        key, value = self.c_attn(encoder_hidden_states).chunk(2, dim=2)  # [B, S, C], [B, S, C]
         key, value = self.split_heads(key), self.split_heads(value)  # [B, H, S, D], [B, H, S, D]
         if cache is not None:
             key, value = cache.set_cross(self.layer_idx, key, value)  # [B, H, S, D], [B, H, S, D]
