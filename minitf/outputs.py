@@ -7,6 +7,8 @@ One value can be reached in four ways:
     outputs[0], outputs[-2:]         position among the values that are not None, as in the classic tuple
     last_hidden_state, pooled = ...  iteration over the values that are not None
 
+Two outputs are equal if they are the same object: tensors cannot be compared to one truth value.
+
 Iteration differs from transformers on purpose: there an output iterates its *keys* (it is a dictionary), so the line
 `last_hidden_state, pooled = model(...)` of many tutorials unpacks two strings without a word. Keys are `.keys()`.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelOutput:
     """Base of the output classes. Fields that were not computed are None and left out of everything but attributes."""
 
@@ -54,6 +56,10 @@ class ModelOutput:
         """`(name, value)` of the fields that are not None, in order."""
         pairs = [(field.name, getattr(self, field.name)) for field in dataclasses.fields(self)]
         return [(name, value) for name, value in pairs if value is not None]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of the field `name`, or `default` if it was not computed or this class has no such field."""
+        return dict(self.items()).get(name, default)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The classic plain tuple: what `return_dict=False` returns."""
@@ -78,8 +84,13 @@ class ModelOutput:
         why = "was not computed by this call (it is None)" if key in names else f"is not one of {', '.join(names)}"
         raise KeyError(f"{type(self).__name__}: {key!r} {why}")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        # Python comes here only for names that it found nowhere else.
+        names = ", ".join(field.name for field in dataclasses.fields(self))
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; its fields are {names}", name=name, obj=self)
 
-@dataclass
+
+@dataclass(eq=False)
 class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     """Of an encoder or decoder stack.
 
@@ -98,7 +109,7 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     """Of BertModel: as above, and the pooled first token.
 
@@ -119,7 +130,7 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class BertForPreTrainingOutput(ModelOutput):
     """Of BertForPreTraining.
 
@@ -137,7 +148,7 @@ class BertForPreTrainingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class CausalLMOutputWithCrossAttentions(ModelOutput):
     """Of a causal language model.
 
@@ -156,7 +167,7 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _LossAndLogits(ModelOutput):
     """The four fields that most heads return."""
 
@@ -166,32 +177,32 @@ class _LossAndLogits(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class MaskedLMOutput(_LossAndLogits):
     """`logits` are `[B, T, V]`: scores of every word at every position; `loss` a scalar, if labels are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class NextSentencePredictorOutput(_LossAndLogits):
     """`logits` are `[B, 2]`: scores of "B follows A" and "B is random"; `loss` a scalar, if labels are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SequenceClassifierOutput(_LossAndLogits):
     """`logits` are `[B, N]`: one score a label, before the softmax; `loss` a scalar, if labels are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class MultipleChoiceModelOutput(_LossAndLogits):
     """`logits` are `[B, N]`: one score a choice, before the softmax; `loss` a scalar, if labels are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class TokenClassifierOutput(_LossAndLogits):
     """`logits` are `[B, T, N]`: one score a label at every position; `loss` a scalar, if labels are given."""
 
 
-@dataclass
+@dataclass(eq=False)
 class SequenceClassifierOutputWithPast(ModelOutput):
     """`logits` are `[B, N]`: one score a label, before the softmax; with the cache of the trunk."""
 
@@ -202,7 +213,7 @@ class SequenceClassifierOutputWithPast(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class GPT2DoubleHeadsModelOutput(ModelOutput):
     """Of GPT2DoubleHeadsModel.
 
@@ -222,7 +233,7 @@ class GPT2DoubleHeadsModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class QuestionAnsweringModelOutput(ModelOutput):
     """Of extractive question answering.
 

@@ -74,10 +74,28 @@ def test_errors_say_why(full: BaseModelOutputWithPoolingAndCrossAttentions) -> N
         full[4]
     with pytest.raises(TypeError):
         full[1.5]  # type: ignore[index]
-    with pytest.raises(AttributeError):
-        _ = full.pooled  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=f"{name} has no 'logits'; its fields are last_hidden_state, pool"):
+        _ = full.logits
+    assert not hasattr(full, "logits")
+    assert getattr(full, "logits", 3) == 3
     with pytest.raises(TypeError, match="logit"):
         QuestionAnsweringModelOutput(logit=torch.ones(1))  # type: ignore[call-arg]
+
+
+def test_get(full: BaseModelOutputWithPoolingAndCrossAttentions) -> None:
+    assert full.get("pooler_output") is full.pooler_output
+    assert full.get("past_key_values") is full.get("logits") is None
+    assert full.get("past_key_values", 1) == full.get("logits", default=1) == 1
+
+
+@pytest.mark.parametrize("ours", [ModelOutput, *CLASSES], ids=lambda c: c.__name__)
+def test_equality_is_identity(ours: type[ModelOutput]) -> None:
+    values = {field.name: torch.ones(2) for field in dataclasses.fields(ours)}
+    one, other = ours(**values), ours(**values)
+    assert one == one
+    assert one != other
+    assert one in [other, one]
+    assert len({one, other}) == 2
 
 
 def test_empty_values_are_not_none() -> None:
