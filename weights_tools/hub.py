@@ -8,11 +8,17 @@ links into `blobs/` or as copies. It is read here without any request. Only a na
 
 from __future__ import annotations
 
+import difflib
+import errno
 import fnmatch
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from weights_tools.regular import shown
+
+LONGEST_PATH = 1000  # nobody's path is longer, and file systems end at 4096
 
 SAFETENSORS_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 PICKLE_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -49,16 +55,15 @@ def resolve(
     Raises:
         FileNotFoundError: nothing was found; the message names what was tried and what to do. A text that can only be a
             path (it starts with ".", "/" or "~", has more than one separator or the suffix of a file, or its parent
-            folder exists) is never asked for on the network.
+            folder exists) is never asked for on the network. Also for an empty text.
+        TypeError: `name_or_path` is no text and no path.
     """
-    if not isinstance(name_or_path, str | os.PathLike):
-        raise TypeError(f"name_or_path is a {type(name_or_path).__name__}; expected a path or a model's name")
-    text = os.fspath(name_or_path)
+    text = _checked_name(name_or_path)
     path = Path(text).expanduser()
-    if text and path.exists():
+    if _exists(path):
         return path
     if not isinstance(name_or_path, str) or _is_path(text):
-        raise FileNotFoundError(f"{text!r}: no such file or folder{_neighbours(path)}")
+        raise FileNotFoundError(f"{shown(text)}: no such file or folder{_near(path)} {_remedy(name_or_path, text)}")
     _check_revision(revision)
     cache = _cache(cache_dir)
     found, state = _cached(cache, text, revision, filenames)
@@ -86,17 +91,57 @@ def _is_path(text: str) -> bool:
     return "/" in text and Path(text).parent.exists()
 
 
-def _neighbours(path: Path) -> str:
-    """What is there instead: the nearest parent that exists, and its folders."""
-    parent = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
-    if parent is None:
-        return ""
+def _checked_name(name: object) -> str:
+    """The text of a name or path. The messages call it what the callers' callers, the `from_pretrained`s, call it."""
+    remedy = "Give the folder that holds the checkpoint, or a model's name on the hub, such as 'bert-base-uncased'."
+    if isinstance(name, dict):
+        remedy = "Build the configuration or the model from it, or give the folder that it came from."
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(
+            f"pretrained_model_name_or_path is a {type(name).__name__}; expected a path or a model's name. {remedy}"
+        )
+    if not text.strip():
+        raise FileNotFoundError(
+            f"pretrained_model_name_or_path is {text!r}, an empty text; expected a path or a model's name. {remedy}"
+        )
+    return text
+
+
+def _exists(path: Path) -> bool:
+    """`path.exists()`; a name that the file system cannot hold (too long, a null character) does not exist."""
     try:
-        names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+        return path.exists()
+    except ValueError:
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def _near(path: Path) -> str:
+    """The end of a sentence: the names beside it that look like it, and the folder on the way that is missing."""
+    last = path.absolute()
+    parent = last.parent
+    while not _exists(parent):
+        last, parent = parent, parent.parent
+    if not parent.is_dir():
+        return f"; {parent} is a file."
+    try:
+        near = difflib.get_close_matches(last.name[:300], [entry.name for entry in parent.iterdir()], n=3)
     except OSError:
-        return ""
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"; {parent} holds: {shown or 'nothing'}"
+        return "."
+    missing = "" if last == path.absolute() else f"; there is no {shown(last.name, 100)} in {parent}"
+    return missing + (f"; did you mean {' or '.join(repr(str(parent / name)) for name in near)}?" if near else ".")
+
+
+def _remedy(name: object, text: str) -> str:
+    if len(text) > LONGEST_PATH:
+        return f"It has {len(text):,} characters: give a path or a name, not the content of a file."
+    if not isinstance(name, str) and REPOSITORY.fullmatch(text):
+        return f"A path object always means the disk: for the model of that name on the hub give the text {text!r}."
+    return "Give a folder that exists, or a model's name on the hub, such as 'bert-base-uncased'."
 
 
 def _check_revision(revision: str) -> None:

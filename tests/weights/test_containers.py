@@ -308,9 +308,7 @@ def test_damaged_head_of_a_safetensors_file(tmp_path: Path, head: bytes) -> None
     content = safetensors_file()
     path = write(tmp_path / "model.safetensors", head + content[len(head) :])
     for place in (path, tmp_path):
-        with pytest.raises(
-            WeightsError, match=r"model\.safetensors: .*(header|JSON).*damaged or not safetens"
-        ):
+        with pytest.raises(WeightsError, match=r"model\.safetensors: .*(header|JSON).*damaged or not safetens"):
             open_checkpoint(place)
 
 

@@ -59,7 +59,7 @@ def make_cache(
 
 PATHS = [
     *("./model", "../model", "/nowhere/model", "~/model", "a/b/c", "model/", "pytorch_model.bin", "x/m.safetensors"),
-    *("parent/model", "", "with space", "a\\b", "org/..", "a..b"),
+    *("parent/model", "with space", "a\\b", "org/..", "a..b"),
 ]
 
 
@@ -85,16 +85,71 @@ class TestPaths:
     def test_plain_paths_that_do_not_exist(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("HF_HUB_OFFLINE")
         Path("parent").mkdir()
-        with pytest.raises(FileNotFoundError, match=r"no such file or folder; .* holds: "):
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder.* Give a folder that exists, or a model"):
             resolve(text)
 
+    def test_names_that_look_alike(self, tmp_path: Path) -> None:
+        for name in ("bert-base", "bert-base-cased", "unrelated", "another"):
+            Path(name).mkdir()
+        with pytest.raises(FileNotFoundError) as caught:
+            resolve("./bert-bas")
+        work = Path.cwd()
+        assert str(caught.value) == (
+            "'./bert-bas': no such file or folder; "
+            f"did you mean '{work / 'bert-base'}' or '{work / 'bert-base-cased'}'? "
+            "Give a folder that exists, or a model's name on the hub, such as 'bert-base-uncased'."
+        )
+        with pytest.raises(FileNotFoundError) as caught:
+            resolve("./bert-bas/model")
+        assert f"; there is no 'bert-bas' in {work}; did you mean '{work / 'bert-base'}'" in str(caught.value)
+        with pytest.raises(FileNotFoundError) as caught:
+            resolve("./zzz")
+        assert "did you mean" not in str(caught.value)
+        assert not any(name in str(caught.value) for name in ("unrelated", "another", "bert-base-cased"))
+
+    def test_a_file_on_the_way(self, tmp_path: Path) -> None:
+        Path("file.bin").write_text("")
+        with pytest.raises(FileNotFoundError, match=r"no such file or folder; .*file\.bin is a file\. Give"):
+            resolve("./file.bin/model")
+
+    @pytest.mark.parametrize("text", ["", " ", "\n"])
+    def test_empty(self, text: str) -> None:
+        Path("neighbour").mkdir()
+        with pytest.raises(
+            FileNotFoundError, match=r"pretrained_model_name_or_path is '.*', an empty text; .* Give the f"
+        ) as e:
+            resolve(text)
+        assert "neighbour" not in str(e.value)
+
+    @pytest.mark.parametrize("text", ["x" * 5000, "x/" * 2500, "./" + "x" * 5000])
+    def test_long(self, text: str) -> None:
+        with pytest.raises(
+            FileNotFoundError, match=r"no such file or folder.* It has 5,00\d characters: give"
+        ) as caught:
+            resolve(text)
+        assert len(str(caught.value)) < 1000
+
+    def test_null_character(self) -> None:
+        with pytest.raises(FileNotFoundError, match=r"'a\\x00b': no such file or folder"):
+            resolve("a\0b")
+
     def test_path_objects_are_paths(self) -> None:
-        with pytest.raises(FileNotFoundError, match="'gpt2': no such file or folder"):
+        with pytest.raises(FileNotFoundError, match=r"'gpt2': no such file or folder\. .* give the text 'gpt2'"):
             resolve(Path("gpt2"))
 
-    def test_other_types(self) -> None:
-        with pytest.raises(TypeError, match="name_or_path is a NoneType; expected a path or a model's name"):
-            resolve(None)  # type: ignore[arg-type]
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [
+            (None, "is a NoneType; .* Give the folder"),
+            ({"a": 1}, "is a dict; .* model from it"),
+            (b"x", "is a bytes; "),
+        ],
+    )
+    def test_other_types(self, value: object, words: str) -> None:
+        Path("neighbour").mkdir()
+        with pytest.raises(TypeError, match=f"pretrained_model_name_or_path {words}") as caught:
+            resolve(value)  # type: ignore[arg-type]
+        assert "neighbour" not in str(caught.value)
 
 
 class TestCache:
