@@ -34,6 +34,7 @@ from minitf.tokenization.options import (
     given,
     read_settings,
 )
+from weights_tools.hub import resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,14 +86,16 @@ class BertTokenizer:
     """Tokenizer of BERT checkpoints.
 
     `BertTokenizer(vocab)` takes the path of a vocabulary file or a mapping from piece to id, and options by keyword;
-    `BertTokenizer.from_pretrained(folder)` reads both from a checkpoint.
+    `BertTokenizer.from_pretrained(folder)` reads both from a checkpoint. `vocab_file=` is another name of `vocab` for a
+    path (transformers 4.x calls it so).
 
     Options and defaults: do_lower_case=True, strip_accents=None (as do_lower_case), tokenize_chinese_chars=True,
     unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]" (None: there is no
     such token), model_max_length=None (tokens the model can read; None: not known), padding_side="right",
     truncation_side="right".
 
-    Raises ValueError for a vocabulary that lacks a special token, or in which a piece stands twice.
+    Raises ValueError for a vocabulary that lacks a special token, or in which a piece stands twice; TypeError for both
+    or neither of `vocab` and `vocab_file`.
     """
 
     unk_token, unk_token_id = SpecialToken(), SpecialTokenId()
@@ -107,8 +110,9 @@ class BertTokenizer:
     @strict_keywords
     def __init__(
         self,
-        vocab: str | os.PathLike[str] | Mapping[str, int],
+        vocab: str | os.PathLike[str] | Mapping[str, int] | None = None,
         *,
+        vocab_file: str | os.PathLike[str] | None = None,
         do_lower_case: bool | Unset = UNSET,
         strip_accents: bool | Unset | None = UNSET,
         tokenize_chinese_chars: bool | Unset = UNSET,
@@ -123,6 +127,7 @@ class BertTokenizer:
     ) -> None:
         named = {name: value for name, value in locals().items() if name in DEFAULTS}
         stated = given(named, "BertTokenizer")
+        vocab = _one_vocabulary(vocab, vocab_file)
         origin = "the given mapping" if isinstance(vocab, Mapping) else str(vocab)
         pieces = dict(vocab) if isinstance(vocab, Mapping) else files.read_vocabulary(Path(vocab))
         if sorted(pieces.values()) != list(range(len(pieces))):
@@ -610,6 +615,22 @@ def _asked(wish: bool | None, default: bool) -> bool:
     return default if wish is None else wish
 
 
+def _one_vocabulary(
+    vocab: str | os.PathLike[str] | Mapping[str, int] | None, vocab_file: str | os.PathLike[str] | None
+) -> str | os.PathLike[str] | Mapping[str, int]:
+    """What `vocab` or its other name `vocab_file` gives; TypeError for both, neither, or what is no vocabulary."""
+    if vocab is not None and vocab_file is not None:
+        raise TypeError("BertTokenizer() got both vocab and vocab_file, which are names of the same thing: give one")
+    name, value = ("vocab", vocab) if vocab_file is None else ("vocab_file", vocab_file)
+    if isinstance(value, str | os.PathLike) or (isinstance(value, Mapping) and name == "vocab"):
+        return value
+    found = "got no vocabulary" if value is None else f"got {name} of type {type(value).__name__}"
+    raise TypeError(
+        f"BertTokenizer() {found}; give vocab=, the path of a vocabulary file or a mapping from piece to id, or load a "
+        "checkpoint's folder with BertTokenizer.from_pretrained(folder)"
+    )
+
+
 def _id_list(ids: Any) -> list[int]:
     """A flat list of int from a list, tuple, array or tensor; errors that name the remedy for anything else."""
     if hasattr(ids, "tolist"):
@@ -632,10 +653,6 @@ def _place(
     token: str | None,
 ) -> Path:
     """The folder or file that `name` means."""
-    if Path(name).exists():
-        return Path(name)  # without weights_tools, which imports torch
-    from weights_tools.hub import resolve
-
     return resolve(
         name,
         cache_dir=cache_dir,

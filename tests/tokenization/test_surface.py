@@ -424,3 +424,29 @@ def test_unknown_keys_of_the_config_are_written_back(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "my_note": [1]}')
     BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["my_note"] == [1]
+
+
+def test_vocab_file_is_another_name_of_vocab(tmp_path: Path) -> None:
+    path = vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
+    for value in (path, str(path)):
+        assert BertTokenizer(vocab_file=value).get_vocab() == BertTokenizer(value).get_vocab()
+    with pytest.raises(TypeError, match="got both vocab and vocab_file"):
+        BertTokenizer(path, vocab_file=path)
+    with pytest.raises(TypeError, match=r"got no vocabulary; give vocab=.*from_pretrained\(folder\)"):
+        BertTokenizer()
+    with pytest.raises(TypeError, match="got vocab_file of type dict"):
+        BertTokenizer(vocab_file={"a": 1})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got vocab of type list"):
+        BertTokenizer(["a"])  # type: ignore[arg-type]
+
+
+def test_places_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
+    monkeypatch.chdir(tmp_path)  # an empty text must not mean this folder
+    with pytest.raises(FileNotFoundError, match="pretrained_model_name_or_path is '', an empty text"):
+        BertTokenizer.from_pretrained("")
+    with pytest.raises(FileNotFoundError, match="It has 5,000 characters"):
+        BertTokenizer.from_pretrained("x" * 5000)
+    for value in (None, {"a": 1}):
+        with pytest.raises(TypeError, match="pretrained_model_name_or_path is a"):
+            BertTokenizer.from_pretrained(value)  # type: ignore[arg-type]
