@@ -352,4 +352,3 @@ CASES: tuple[Case, ...] = (
     *tuple_cases(),
     *graph_cases(),
 )
-GROUPS: tuple[str, ...] = tuple(dict.fromkeys(case.group for case in CASES))

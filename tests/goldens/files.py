@@ -1,4 +1,4 @@
-"""Golden files: one JSON file that describes every case, and one safetensors file of numbers per group.
+"""Golden files of a family (bert, gpt2): a JSON file that describes every case, and a file of numbers per group.
 
 **When are two numbers the same?** The order in which a processor adds up a matrix product depends on its vector units,
 so float results are reproducible bit for bit only with the same torch, numpy and kind of processor. There they must be
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from tests.goldens.bert_cases import CASES, GROUPS
-from tests.goldens.bert_runs import Result
+from tests.goldens.bert_runs import Case, Result
 
-DESCRIPTION = "bert_goldens.json"
 # Measured on one machine by switching its vector units off (ATEN_CPU_CAPABILITY, MKL_CBWR, ONEDNN_MAX_CPU_ISA): up to
 # 5.6e-6 in float32 (the gradient of a head mask; outputs 2e-6) and 3e-15 in float64. The smallest
 # porting mistake of the project's list shows as 2e-4.
@@ -47,19 +46,21 @@ def same_machine(made_with: dict[str, str]) -> bool:
     return all(made_with.get(key) == value for key, value in fingerprint().items())
 
 
-def write(folder: Path, description: dict[str, Any], results: dict[str, Result]) -> int:
+def write(
+    folder: Path, description: dict[str, Any], results: dict[str, Result], cases: Sequence[Case], family: str = "bert"
+) -> int:
     """Write all files; returns their size in bytes. The same numbers give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / DESCRIPTION]
+    paths = [folder / f"{family}_goldens.json"]
     paths[0].write_text(one_case_a_line(description), encoding="utf-8")
-    for group in GROUPS:
+    for group in dict.fromkeys(case.group for case in cases):
         arrays = {
             f"{case.name}/{name}": value.copy(order="C")
-            for case in CASES
+            for case in cases
             if case.group == group
             for name, value in results[case.name].tensors.items()
         }
-        paths.append(folder / f"bert_{group}.safetensors")
+        paths.append(folder / f"{family}_{group}.safetensors")
         save_file(arrays, paths[-1])
     return sum(path.stat().st_size for path in paths)
 
@@ -73,12 +74,12 @@ def one_case_a_line(description: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Result]]:
+def read(folder: Path, family: str = "bert") -> tuple[dict[str, Any], dict[str, Result]]:
     """The description and, for each case that it names, the numbers and facts."""
-    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    description = json.loads((folder / f"{family}_goldens.json").read_text(encoding="utf-8"))
     results = {name: Result(facts=case["facts"]) for name, case in description["cases"].items()}
     for group in sorted({case["group"] for case in description["cases"].values()}):
-        for key, value in load_file(folder / f"bert_{group}.safetensors").items():
+        for key, value in load_file(folder / f"{family}_{group}.safetensors").items():
             case, _, name = key.rpartition("/")
             results[case].tensors[name] = value
     return description, results
