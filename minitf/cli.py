@@ -1,8 +1,8 @@
 """The `minitf` command: what it accepts, and how errors end.
 
-Results go to stdout; progress, warnings and errors to stderr. Exit codes: 0 it worked, 1 the work failed (one line
-`error: ...`; MINITF_DEBUG=1 shows the traceback), 2 a wrong call, 130 interrupted. The commands import what they need
-when they run: `--help` and `--version` must not wait for torch.
+Results go to stdout; progress, warnings and errors to stderr. Exit codes: 0 it worked, 1 the work failed (`error: ...`,
+with the lines that the message has; MINITF_DEBUG=1 shows the traceback), 2 a wrong call, 130 interrupted. The commands
+import what they need when they run: `--help` and `--version` must not wait for torch.
 """
 
 from __future__ import annotations
@@ -192,6 +192,11 @@ def _leave_stdout_alone(stream: IO[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _as_lines(text: str) -> str:
+    """`text` without blanks at its ends and without empty lines; what is left keeps its breaks and indents."""
+    return "\n".join(line.rstrip() for line in text.strip().splitlines() if line.strip())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `argv` without the program's name, None = the process's own."""
     for stream in (sys.stdout, sys.stderr):
@@ -212,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MINITF_DEBUG", "") not in ("", "0"):
             raise
-        message = " ".join(str(error).split())
+        message = _as_lines(str(error))
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
             message = f"{error.filename}: {error.strerror}"
         known = isinstance(error, OSError | ValueError | TypeError | RuntimeError | UsageError)

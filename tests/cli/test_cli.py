@@ -19,6 +19,8 @@ import torch
 from minitf import __version__, cli
 from minitf.cli_output import above_each_other, escaped, padded, readable_bytes, shortened, table, to_json, width
 from minitf.cli_run import pool
+from minitf.config import BertConfig
+from minitf.loading import LoadError
 from minitf.models.bert import BertModel
 from minitf.tokenization import BertTokenizer
 from tests.support import REPOSITORY, minilm_folder, shared_data
@@ -354,13 +356,16 @@ def broken_checkpoint(folder: Path, kind: str) -> Path:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     elif kind == "config":
         (folder / "config.json").write_text("{")
+    elif kind == "settings pipe":
+        (folder / "tokenizer_config.json").unlink()
+        os.mkfifo(folder / "tokenizer_config.json")
     elif kind == "tokenizer":
         (folder / "tokenizer.json").write_text("{")
     return folder
 
 
 @pytest.mark.parametrize(
-    "kind", ["no weights", "truncated", "corrupted", "html", "pickle", "index", "config", "tokenizer"]
+    "kind", ["no weights", "truncated", "corrupted", "html", "pickle", "index", "config", "tokenizer", "settings pipe"]
 )
 def test_bad_checkpoints(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -403,6 +408,42 @@ def test_bad_places(
         assert words in err, argv
 
 
+def test_an_empty_folder_names_all_that_was_looked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for argv in (("run", str(tmp_path), "x"), ("info", str(tmp_path))):
+        code, out, err = call(capsys, *argv)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"error: {tmp_path} ")
+        for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+            assert f" {name}" in err, argv
+
+
+@pytest.mark.parametrize("command", ["run", "info"])
+def test_an_error_of_several_lines_keeps_them(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("it does not fit:\n\n  a.weight  [1]   \n    b.weight  [2]\n")
+
+    monkeypatch.setattr("minitf.models.bert.BertModel.from_pretrained", fail)
+    texts = ["x"] if command == "run" else []
+    code, out, err = call(capsys, command, folder, *texts)
+    assert (code, out) == (1, "")
+    assert err == "error: it does not fit:\n  a.weight  [1]\n    b.weight  [2]\n"
+
+
+def test_weights_of_other_shapes_are_a_list(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    broken_checkpoint(tmp_path, "no weights")
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 30522}
+    BertModel(BertConfig(**sizes, intermediate_size=8)).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **sizes, "intermediate_size": 9}))
+    with pytest.raises(LoadError) as caught:
+        BertModel.from_pretrained(tmp_path)
+    code, out, err = call(capsys, "run", str(tmp_path), "x")
+    assert (code, out) == (1, "")
+    assert err == f"error: {str(caught.value).rstrip()}\n"
+    assert err.count("\n") > 1
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINITF_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
@@ -415,7 +456,7 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 0, ""),
         (KeyError("inner"), 1, "error: KeyError: 'inner'\n"),
-        (RuntimeError("several\n  lines"), 1, "error: several lines\n"),
+        (RuntimeError("several\n  lines"), 1, "error: several\n  lines\n"),
         (MemoryError(), 1, "error: MemoryError: \n"),
     ],
 )
