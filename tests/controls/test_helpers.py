@@ -50,7 +50,7 @@ def test_extended_attention_mask() -> None:
     assert causal.shape == (3, 1, 7, 7)
     assert torch.equal(causal[:, 0] == 0, padding.bool()[:, None] & torch.ones(7, 7).tril().bool())
     assert decoder.get_extended_attention_mask(padding, (3, 2)).shape == (3, 1, 2, 7)
-    with pytest.raises(ValueError, match=r"attention_mask has shape \[7\]; expected \[B, S\] or \[B, T, S\]"):
+    with pytest.raises(ValueError, match=r"attention_mask has shape \[7\].*expected"):
         model.get_extended_attention_mask(padding[0], (3, 7))
 
 
@@ -62,24 +62,62 @@ def test_invert_attention_mask() -> None:
     assert model.half().invert_attention_mask(padding[:, None].expand(3, 7, 7)).dtype == torch.float16
 
 
-def test_the_helpers_are_those_of_transformers() -> None:
-    """On masks and head masks; a decoder's extended mask too."""
-    import transformers
+# A batch of two with three keys: a mask for all queries of a row, and one for each query.
+PADDING = torch.tensor([[1, 1, 1], [1, 1, 0]])
+SQUARE = torch.tensor([[[1, 0, 0], [1, 1, 0], [0, 1, 1]], [[1, 1, 0], [1, 1, 0], [0, 0, 0]]])
+# What transformers 4.49.0 (5.x has no such methods) returned for BertModel(BertConfig(vocab_size=11, hidden_size=8,
+# num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, is_decoder=...)) from
+# `model.get_extended_attention_mask(mask, (2, T))` and `model.invert_attention_mask(mask)`: 1 stands for 0.0 and 0 for
+# -3.4028234663852886e+38; no other value occurred.
+RECORDED_SQUARE = [[[[1, 0, 0], [1, 1, 0], [0, 1, 1]]], [[[1, 1, 0], [1, 1, 0], [0, 0, 0]]]]
+RECORDED_MASKS: list[tuple[str, bool, torch.Tensor, int, list[Any]]] = [
+    ("extended", False, PADDING, 3, [[[[1, 1, 1]]], [[[1, 1, 0]]]]),
+    (
+        "extended",
+        True,
+        PADDING,
+        3,
+        [[[[1, 0, 0], [1, 1, 0], [1, 1, 1]]], [[[1, 0, 0], [1, 1, 0], [1, 1, 0]]]],
+    ),
+    ("extended", True, PADDING, 2, [[[[1, 1, 0], [1, 1, 1]]], [[[1, 1, 0], [1, 1, 0]]]]),
+    ("extended", False, SQUARE, 3, RECORDED_SQUARE),
+    ("extended", True, SQUARE, 3, RECORDED_SQUARE),
+    ("inverted", False, PADDING, 3, [[[[1, 1, 1]]], [[[1, 1, 0]]]]),
+    ("inverted", False, SQUARE, 3, RECORDED_SQUARE),
+]
 
-    for is_decoder in (False, True):
-        ours = build(is_decoder=is_decoder)
-        theirs = transformers.BertModel(transformers.BertConfig(**{**ours.config.to_dict(), "dtype": "float32"}))
-        mask = padded_batch()["attention_mask"]
-        if hasattr(theirs, "invert_attention_mask"):
-            assert torch.equal(ours.invert_attention_mask(mask), theirs.invert_attention_mask(mask))
-        if hasattr(theirs, "get_extended_attention_mask"):
-            expected = theirs.get_extended_attention_mask(mask, (3, 7))
-            assert torch.equal(ours.get_extended_attention_mask(mask, (3, 7)), expected)
+
+@pytest.mark.parametrize(("method", "is_decoder", "mask", "queries", "recorded"), RECORDED_MASKS)
+def test_the_masks_are_those_of_transformers_4(
+    method: str, is_decoder: bool, mask: torch.Tensor, queries: int, recorded: list[Any]
+) -> None:
+    model = build(is_decoder=is_decoder)
+    if method == "extended":
+        ours = model.get_extended_attention_mask(mask, (2, queries))
+    else:
+        ours = model.invert_attention_mask(mask)
+    expected = torch.where(torch.tensor(recorded) == 1, 0.0, -3.4028234663852886e38)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, expected)
+
+
+# What 4.49.0 returned from `model.get_head_mask(torch.tensor(given), 2)`, of the shape [L, 1, H, 1, 1].
+RECORDED_HEAD_MASKS: dict[str, tuple[list[Any], list[Any]]] = {
+    "[H]": ([0.5, 0.25], [[[[[0.5]], [[0.25]]]], [[[[0.5]], [[0.25]]]]]),
+    "[L, H]": ([[0.5, 0.25], [1.0, 0.0]], [[[[[0.5]], [[0.25]]]], [[[[1.0]], [[0.0]]]]]),
+}
+
+
+@pytest.mark.parametrize("kind", RECORDED_HEAD_MASKS)
+def test_the_head_masks_are_those_of_transformers_4(kind: str) -> None:
+    given, recorded = RECORDED_HEAD_MASKS[kind]
+    layers = build(num_attention_heads=2).get_head_mask(torch.tensor(given), LAYERS)
+    assert torch.equal(torch.stack(layers), torch.tensor(recorded))
 
 
 def test_get_head_mask() -> None:
     model = build()
-    assert model.get_head_mask(None, LAYERS) is None
+    assert model.get_head_mask(None, LAYERS) == [None] * LAYERS  # as transformers 4.49.0
     factors = torch.rand(3, LAYERS, HEADS)
     for given, shape in ((factors[0, 0], (1, 4, 1, 1)), (factors[0], (1, 4, 1, 1)), (factors, (3, 4, 1, 1))):
         layers = model.get_head_mask(given, LAYERS)
