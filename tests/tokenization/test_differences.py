@@ -1,0 +1,147 @@
+"""The deliberate differences from transformers that `minitf.tokenization` lists: both sides of each, side by side."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+from minitf.tokenization import BertTokenizer
+from tests.support import minilm_folder
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+NAMES = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIALS, strict=True))
+
+
+@pytest.fixture(scope="module")
+def ours() -> BertTokenizer:
+    return BertTokenizer.from_pretrained(minilm_folder())
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return transformers.BertTokenizer.from_pretrained(minilm_folder())
+
+
+def folder_of(folder: Path, pieces: list[str], **settings: object) -> Path:
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
+    if settings:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("settings", ["{}", None])
+def test_tokenizer_json_is_taken_as_it_is(tmp_path: Path, settings: str | None) -> None:
+    backend = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    backend["normalizer"] |= {"lowercase": False, "strip_accents": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(settings)
+    assert BertTokenizer.from_pretrained(tmp_path).tokenize("a CAT") == ["a", "[UNK]"]
+    assert transformers.BertTokenizer.from_pretrained(tmp_path).tokenize("a CAT") == ["a", "cat"]
+
+
+def test_generic_classes_return_token_types(tmp_path: Path) -> None:
+    shutil.copy(minilm_folder() / "tokenizer.json", tmp_path)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMES}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    encoding = BertTokenizer.from_pretrained(tmp_path)("a", "b")
+    assert encoding["token_type_ids"] == [0, 0, 0, 1, 1]
+    other = transformers.AutoTokenizer.from_pretrained(tmp_path)("a", "b")
+    assert "token_type_ids" not in other
+    assert other["input_ids"] == encoding["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "count"),
+    [
+        ({"max_length": 3}, "max_length=3 has no effect", 3),
+        ({"max_length": 3, "padding": True}, "max_length=3 has no effect", 5),
+        ({"max_length": 1, "truncation": True}, "max_length=1 leaves no room for the 2 special tokens", 5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`max_length` is ignored")
+def test_max_length(ours: BertTokenizer, theirs: Any, options: dict[str, Any], words: str, count: int) -> None:
+    with pytest.raises(ValueError, match=words):
+        ours("a b c", **options)
+    assert len(theirs("a b c", **options)["input_ids"]) == count
+
+
+def test_ids_outside_the_vocabulary(ours: BertTokenizer, theirs: Any) -> None:
+    for convert in (ours.decode, ours.convert_ids_to_tokens):
+        with pytest.raises(ValueError, match="id 999999 at position 1 is outside the vocabulary"):
+            convert([2006, 999_999])
+    assert theirs.decode([2006, 999_999]) == "on"
+    assert theirs.convert_ids_to_tokens([2006, 999_999]) == ["on", None]
+
+
+def test_special_token_that_is_not_there(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, [*SPECIALS[:4], "a"], do_lower_case=True)
+    makers: list[Callable[[], BertTokenizer]] = [
+        lambda: BertTokenizer(folder / "vocab.txt"),
+        lambda: BertTokenizer.from_pretrained(folder),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match=r"has no mask_token '\[MASK\]'"):
+            make()
+    other = transformers.BertTokenizer.from_pretrained(folder)
+    assert (other.mask_token_id, len(other)) == (5, 6)
+
+
+def test_cased_vocabulary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = folder_of(tmp_path, [*SPECIALS, *("The", "Cat", "Dog", "House", "Tree", "Sun", "a")])
+    with caplog.at_level(logging.WARNING, logger="minitf"):
+        pieces = BertTokenizer.from_pretrained(folder).tokenize("The a")
+    assert [record.getMessage().count("looks cased") for record in caplog.records] == [1]
+    assert pieces == transformers.BertTokenizer.from_pretrained(folder).tokenize("The a") == ["[UNK]", "a"]
+
+
+def test_empty_list(ours: BertTokenizer, theirs: Any) -> None:
+    assert set(map(str, ours([]).values())) == {"[]"}
+    assert {tuple(tensor.shape) for tensor in ours([], return_tensors="pt").values()} == {(0, 0)}
+    for kind in (None, "pt"):
+        with pytest.raises(IndexError):
+            theirs([], return_tensors=kind)
+
+
+@pytest.mark.parametrize("setting", [{"do_basic_tokenize": False}, {"never_split": ["AB"]}])
+def test_settings_of_the_python_tokenizer(tmp_path: Path, setting: dict[str, Any]) -> None:
+    folder = folder_of(tmp_path, [*SPECIALS, "AB", "ab", ","], **setting)
+    name = next(iter(setting))
+    with pytest.raises(ValueError, match=f"{name} is .*, which is not implemented"):
+        BertTokenizer.from_pretrained(folder)
+    with pytest.raises(TypeError, match=f"no argument '{name}'"):
+        BertTokenizer(folder / "vocab.txt", **setting)
+    vocabulary = str(folder / "vocab.txt")
+    for other in (
+        transformers.BertTokenizer.from_pretrained(folder),
+        transformers.BertTokenizer(vocab=vocabulary, **setting),
+    ):
+        assert other.tokenize("AB,AB") == ["ab", ",", "ab"]
+
+
+@pytest.mark.parametrize("kind", ["pt", "np"])
+def test_ragged_rows(ours: BertTokenizer, theirs: Any, kind: Any) -> None:
+    with pytest.raises(ValueError, match="pass padding=True"):
+        ours(["a", "b c"], return_tensors=kind)
+    if kind == "np":
+        assert theirs(["a", "b c"], return_tensors=kind)["input_ids"].dtype == np.dtype(object)
+    else:
+        with pytest.raises(ValueError, match="padding=True"):
+            theirs(["a", "b c"], return_tensors=kind)
+
+
+@pytest.mark.parametrize("kind", ["tf", "mlx"])
+def test_tensors_of_other_frameworks(ours: BertTokenizer, theirs: Any, kind: Any) -> None:
+    with pytest.raises(ValueError, match=f"return_tensors='{kind}' is not known; expected 'pt'"):
+        ours("a", return_tensors=kind)
+    if kind == "tf":
+        with pytest.raises(ValueError, match="tf is not a valid TensorType"):
+            theirs("a", return_tensors=kind)
