@@ -58,7 +58,8 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels    the   cat   sat   down
         predicts  cat   sat   down   -        the logits at t are scored against the label at t + 1
 
-    The last position predicts nothing, and the first label is never a target. Half precision is summed in float32.
+    The last position predicts nothing, and the first label is never a target; a single position has nothing to predict,
+    so its loss is NaN, with a warning. Half precision is summed in float32.
 
     Args:
         logits: `[B, T, V]`, or `[B, N, T, V]` of N choices.
@@ -68,7 +69,10 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         The mean over the scored positions, a scalar.
     """
-    check_labels(labels, logits.shape[:-1], logits.shape[-1], "labels", ignored=IGNORED, from_column=1)
+    single = logits.shape[-2] == 1
+    check_labels(labels, logits.shape[:-1], logits.shape[-1], "labels", ignored=IGNORED, from_column=1, warn=not single)
+    if single and not tracing():
+        logger.warning("labels: nothing to predict: one position has no next one, so the loss is NaN.")
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if logits.dim() == 4:
@@ -83,8 +87,9 @@ def causal_language_model_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def next_sentence_loss(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
     """Cross-entropy of "does sentence B follow sentence A": label 0 = it does, 1 = it is a random sentence.
 
-        A: the cat sat    B: it was warm      label 0
-        A: the cat sat    B: stocks fell      label 1
+        input     cats  purr  they  sleep       labels 0    B goes on from A
+        input     cats  purr  banks open        labels 1    B is from elsewhere
+        sentence  A     A     B     B
 
     Args:
         logits: `[B, 2]`. labels: `[B]` or `[B, 1]`, 0, 1 or -100.
@@ -111,9 +116,12 @@ def token_classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: str | None = None) -> Tensor:
     """The loss of a label (or several, or a number) for the whole sequence, by problem type.
 
-        good film [SEP]     single_label_classification   labels 1            cross-entropy
-        good film [SEP]     multi_label_classification    labels [1., 0., 1.] one binary cross-entropy a label
-        good film [SEP]     regression                    labels 0.8          mean squared error
+        input    a   good   film  [SEP]
+
+        problem_type                   labels           loss
+        single_label_classification    1                cross-entropy
+        multi_label_classification     [1., 0., 1.]     one binary cross-entropy a label
+        regression                     0.8              mean squared error
 
     Without `problem_type` it follows from the labels: one logit means regression, integer labels mean one label of N,
     floating-point labels mean several labels of N.
@@ -159,7 +167,9 @@ def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: s
 def multiple_choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy over the choices of a question: each choice got one score.
 
-        question + choice 0, question + choice 1, question + choice 2, question + choice 3     label 2
+        choice 0    who   purrs  [SEP]  dogs       score -1.3
+        choice 1    who   purrs  [SEP]  cats       score  2.4      labels 1
+        choice 2    who   purrs  [SEP]  fish       score  0.2
 
     Args:
         logits: `[B, N]`, the score of each choice. labels: `[B]`, the right choice, or -100.
