@@ -9,7 +9,7 @@ A decoder's keys and values of earlier positions never change, because attention
 The object belongs to the caller and is changed in place. It reads like the classic tuple of `(key, value)` pairs
 (`cache[layer]`, `len(cache)`, iteration), and models accept such a tuple, which is copied and left as it is.
 
-Dimension letters: B batch, H heads, S positions so far, D head size.
+Dimension letters: B batch, T new positions, S positions so far (all places of a static cache), H heads, D head size.
 
 Growth is amortised: each layer owns a buffer that doubles when it is full, so a sequence of n tokens is copied about
 once in all, not once a token; it never grows beyond the longest sequence of the model. Where gradients are recorded,
@@ -257,8 +257,8 @@ class StaticKVCache(KVCache):
             heads = config.num_attention_heads - len(config.pruned_heads.get(layer, ()))
             shape = (batch, heads, self.max_length, size)
             # zeros, because a masked position counts 0 times its value, and 0 times what stands in fresh memory is NaN
-            self.keys.append(torch.zeros(shape, dtype=dtype, device=device))  # [B, H, max_length, D]
-            self.values.append(torch.zeros(shape, dtype=dtype, device=device))  # [B, H, max_length, D]
+            self.keys.append(torch.zeros(shape, dtype=dtype, device=device))
+            self.values.append(torch.zeros(shape, dtype=dtype, device=device))
         self.length = torch.zeros((), dtype=torch.long, device=device)
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,9 +38,11 @@ HALF = (torch.bfloat16, torch.float16)
 
 def parts(x: Tensor, weight: Tensor) -> int:
     """Into how many parts the product of `x` `[B, 1, inputs]` is cut; 1 = it is torch's own."""
-    if torch.is_grad_enabled() or tracing() or x.dim() != 3 or x.shape[1] != 1 or x.shape[0] > MOST_ROWS:
+    if weight.numel() < SMALLEST or torch.is_grad_enabled() or tracing():
         return 1
-    if weight.numel() < SMALLEST or weight.device.type != "cpu" or not weight.is_contiguous():
+    if x.dim() != 3 or x.shape[1] != 1 or x.shape[0] > MOST_ROWS:
+        return 1
+    if weight.device.type != "cpu" or not weight.is_contiguous():
         return 1
     if x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
         return 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minitf import BertConfig, GPT2Config, attention, cache, losses, masks, pretrained
-from minitf.cache import KVCache
+from minitf.cache import KVCache, StaticKVCache
 from minitf.models import bert, gpt2
 from tests.docs.shape_comments import Sizes, UnreadableComment, Watcher, comments_of, declared_letters
 
@@ -142,6 +142,9 @@ def run_gpt2(watcher: Watcher) -> None:
         model(ids(6, PAST), past_key_values=past, **encoder)
     with torch.no_grad(), watcher.watching(DECODER, CROSS):
         model(ids(), attention_mask=padding(6, PAST + 5), past_key_values=past, output_attentions=True, **encoder)
+    static = StaticKVCache(gpt2_config(), batch=6, max_length=PAST + 5)
+    with torch.no_grad(), watcher.watching(DECODER):
+        gpt2.GPT2Model(gpt2_config()).eval()(ids(), past_key_values=static)
     one, text = torch.arange(6) % 2, {"input_ids": ids(), "attention_mask": padding()}
     with watcher.watching(SIZES):
         gpt2.GPT2Model(gpt2_config())(ids(), token_type_ids=ids(), attention_mask=torch.ones(6, 5, 5).tril())
