@@ -114,10 +114,9 @@ class GPT2Attention(nn.Module):
         if encoder_hidden_states is not None:
             query, key, value = self.encoder_keys(hidden_states, encoder_hidden_states, cache)
         else:
-            three = self.c_attn(hidden_states)  # [B, T, 3C]
-            query, key, value = three.chunk(3, dim=2)  # [B, T, C], [B, T, C], [B, T, C]
-            query, key = self.split_heads(query), self.split_heads(key)  # [B, H, T, D], [B, H, T, D]
-            value = self.split_heads(value)  # [B, H, T, D]
+            batch, length, _ = hidden_states.shape
+            three = self.c_attn(hidden_states).view(batch, length, 3, self.num_heads, self.head_dim)  # [B, T, 3, H, D]
+            query, key, value = three.permute(2, 0, 3, 1, 4)  # [B, H, T, D], [B, H, T, D], [B, H, T, D]
             if cache is not None:
                 key, value = cache.update(self.layer_idx, key, value)  # [B, H, S, D], [B, H, S, D]
         if head_mask is not None and self.pruned_heads:
