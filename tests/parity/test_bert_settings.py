@@ -41,6 +41,29 @@ def test_settings_that_change_the_numbers(setting: str, class_name: str) -> None
         assert different(ours(**inputs), theirs(**inputs)) == []
 
 
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.5])
+@pytest.mark.parametrize(
+    "class_name", ["BertForSequenceClassification", "BertForMultipleChoice", "BertForTokenClassification"]
+)
+def test_dropout_of_classifiers(class_name: str, dropout: float | None) -> None:
+    """`classifier_dropout` while training, with the same seed; None is `hidden_dropout_prob`."""
+    ours, theirs = pair(class_name, hidden_dropout_prob=0.2, classifier_dropout=dropout)
+    inputs = inputs_for(class_name)
+
+    def trained(model: Any) -> Any:
+        model.train()
+        torch.manual_seed(1)
+        output = model(**inputs)
+        model.zero_grad()
+        output.loss.backward()
+        return {**output, "gradient": model.classifier.weight.grad.clone()}
+
+    expected = trained(theirs)
+    assert different(trained(ours), expected) == []
+    ours.dropout = torch.nn.Dropout(ours.config.hidden_dropout_prob)  # the mistake: the setting is ignored
+    assert different(trained(ours), expected) == ([] if dropout is None else ["gradient", "logits", "loss"])
+
+
 def enlarge_scores_(model: torch.nn.Module, factor: float = 200.0) -> torch.nn.Module:
     """Multiply every query and key by `factor`, so that scores differ by far more than 10000."""
     with torch.no_grad():
