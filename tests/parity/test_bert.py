@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import minitf
 from minitf.losses import causal_language_model_loss
@@ -105,6 +106,25 @@ def test_half_precision_is_as_close_to_float64_as_the_oracle(
         reference, mine, other = reference[real], mine[real], other[real]
     error = (mine.double() - reference).abs().max()
     assert error <= 1.5 * (other.double() - reference).abs().max()
+
+
+@pytest.mark.parametrize("class_name", HEADS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_losses_in_half_precision_are_equal(class_name: str, dtype: torch.dtype, attention: str) -> None:
+    """Bitwise. The left-to-right loss is summed in float32, every other one in the dtype of the logits."""
+    ours, theirs = pair(class_name, dtype=dtype, attention=attention, **is_causal(class_name))
+    for padding in MASKS:
+        inputs = inputs_for(class_name, padding=padding)
+        with torch.no_grad():
+            mine, other = ours(**inputs), theirs(**inputs)
+        left_to_right = class_name == "BertLMHeadModel"
+        assert mine.loss.dtype == (torch.float32 if left_to_right else dtype)
+        assert torch.isfinite(mine.loss)
+        assert different({"loss": mine.loss}, {"loss": other.loss}) == []
+        if left_to_right:
+            rounded = F.cross_entropy(mine.logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten())
+            assert rounded.float() != mine.loss
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
