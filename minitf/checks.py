@@ -69,8 +69,8 @@ def check_ids(ids: Tensor, size: int, name: str, what: str) -> None:
     if int(low) < 0 or int(high) >= size:
         row, column = ((ids < 0) | (ids >= size)).nonzero()[0].tolist()
         raise ValueError(
-            f"{name}[{row}, {column}] = {int(ids[row, column])}, but {what} is {size}: expected 0 to {size - 1}. "
-            "Does the tokenizer belong to this checkpoint?"
+            f"{name}[{row}, {column}] = {int(ids[row, column])}, but {what} is {size}: expected 0 to {size - 1}."
+            + (" Does the tokenizer belong to this checkpoint?" if name == "input_ids" else "")
         )
 
 

@@ -25,6 +25,7 @@ from minitf.keywords import nearest_name, strict_keywords
 __all__ = ["BertConfig", "GPT2Config", "PretrainedConfig"]
 
 CONFIG_NAME = "config.json"
+MAX_CONFIG_BYTES = 10_000_000  # the longest real one is below a megabyte; what is larger is no configuration
 
 Config = TypeVar("Config", bound="PretrainedConfig")
 
@@ -55,7 +56,7 @@ def is_string_list(value: Any) -> bool:
 
 def is_pruned_heads(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        is_integer(layer) and layer >= 0 and isinstance(heads, list) and all(is_integer(h) and h >= 0 for h in heads)
+        is_integer(layer) and isinstance(heads, list) and all(is_integer(h) for h in heads)
         for layer, heads in value.items()
     )
 
@@ -121,7 +122,8 @@ def one_of(default: str | None, *choices: str | None) -> Any:
 def is_activation(value: Any) -> bool:
     from minitf.activations import ACT2FN  # imported here: `import minitf.config` does not import torch
 
-    return callable(value) or (isinstance(value, str) and value in ACT2FN)
+    is_function = callable(value) and not isinstance(value, type)  # a class would make modules, not numbers
+    return is_function or (isinstance(value, str) and value in ACT2FN)
 
 
 def activation(default: str) -> Any:
@@ -176,7 +178,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
     return_dict: bool = flag(True)
     tie_word_embeddings: bool = flag(True)
     chunk_size_feed_forward: int = not_negative(0)
-    pruned_heads: dict[int, list[int]] = ruled({}, "a dictionary {layer: [heads]} of integers >= 0", is_pruned_heads)
+    pruned_heads: dict[int, list[int]] = ruled({}, "a dictionary {layer: [heads]} of integers", is_pruned_heads)
     id2label: dict[int, str] = ruled(
         {0: "LABEL_0", 1: "LABEL_1"},
         "a non-empty dictionary {0: name, 1: name, ...} without gaps",
@@ -221,6 +223,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
         resolved: dict[str, Any] = {}
         first: dict[str, str] = {}
         for name, value in settings.items():
+            if name == "model_type" and value == cls.model_type:
+                continue  # `BertConfig(**config.to_dict())`
             field = cls._aliases().get(name, name)
             if field not in cls._fields() and field != "num_labels":
                 if name in cls._REFUSED:
@@ -286,13 +290,21 @@ class PretrainedConfig(metaclass=StrictKeywords):
                     )
         if self.label2id != {label: i for i, label in self.id2label.items()} or len(self.label2id) != self.num_labels:
             raise self._contradiction(self.id2label, self.label2id)
-        for layer, heads in self.pruned_heads.items():
-            # Every architecture has these two names, some as aliases.
-            if layer >= self.num_hidden_layers or any(head >= self.num_attention_heads for head in heads):
+        # Every architecture has these two names, some as aliases. Negative numbers count from the end.
+        if not self.pruned_heads:
+            return
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        pruned: dict[int, list[int]] = {}
+        for layer, numbers in self.pruned_heads.items():
+            if not -layers <= layer < layers or not all(-heads <= number < heads for number in numbers):
                 raise ValueError(
                     f"{type(self).__name__}.pruned_heads = {self.pruned_heads!r} names heads that do not exist: this "
-                    f"model has {self.num_hidden_layers} layers of {self.num_attention_heads} heads, counted from 0."
+                    f"model has {layers} layers of {heads} heads, counted from 0."
                 )
+            cut = pruned.get(layer % layers, [])
+            pruned[layer % layers] = sorted({*cut, *(number % heads for number in numbers)})
+        if pruned != self.pruned_heads:
+            self.pruned_heads = pruned
 
     # -- labels ----------------------------------------------------------------------------------------------------
 
@@ -558,6 +570,7 @@ def _config_file(
     token: str | None,
 ) -> Path:
     from weights_tools.hub import resolve
+    from weights_tools.regular import is_there
 
     path = resolve(
         name_or_path,
@@ -569,7 +582,7 @@ def _config_file(
     )
     if not path.is_dir():
         return path
-    if not (path / CONFIG_NAME).is_file():
+    if not is_there(path / CONFIG_NAME):
         present = ", ".join(sorted(p.name for p in path.iterdir())[:12]) or "nothing"
         raise FileNotFoundError(f"{path} holds no {CONFIG_NAME} (it holds: {present}).")
     return path / CONFIG_NAME
@@ -577,6 +590,8 @@ def _config_file(
 
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a doubled key is an error, because one of the two values would be dropped silently."""
+
+    from weights_tools.regular import read_text
 
     def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
@@ -586,7 +601,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_doubles)
+        text = read_text(path, MAX_CONFIG_BYTES, expected="a JSON file")
+        values = json.loads(text, object_pairs_hook=no_doubles)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(values, dict):

@@ -94,7 +94,7 @@ def load_pretrained(
                 matched.sources[target] = matched.sources[source]
         report = make_report(model_class, path, checkpoint, matched, config)
         judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
-        same_values(checkpoint, matched)
+        same_values(checkpoint, matched, config, report)
         read_parameters(model, checkpoint, matched, report, mmap)
     make_fresh(model, parameters, matched)
     model.tie_weights()
@@ -342,18 +342,33 @@ def layer_hint(model: PreTrainedModel, config: PretrainedConfig, matched: Plan) 
     return ". Is the file complete?" if matched.missing else "."
 
 
-def same_values(checkpoint: Checkpoint, matched: Plan) -> None:
+def same_values(checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig, report: LoadReport) -> None:
     """Two names of one tied parameter must hold the same bits, or one of them would be lost without a word.
+
+    One difference has a right answer: transformers 5.x unties the two names of the word scores' bias together with the
+    matrix, and then only `decoder.bias` has an effect (and is trained). So that one is read, and the report says so.
 
     Raises:
         ValueError: they differ.
     """
     for alias, canonical in matched.duplicates:
-        if not torch.equal(checkpoint.read(alias), checkpoint.read(canonical)):
-            raise ValueError(
-                f"{checkpoint.path}: {alias} and {canonical} hold different values, but the configuration ties them. "
-                "Load with tie_word_embeddings=False to keep both."
-            )
+        if same_bits(checkpoint.read(alias), checkpoint.read(canonical)):
+            continue
+        if not config.tie_word_embeddings and alias.endswith("decoder.bias"):
+            target = next(target for target, source in matched.sources.items() if source.name == canonical)
+            matched.sources[target] = matched.sources[target]._replace(name=alias)
+            report.notes.append(f"{alias} is used: {canonical} holds other values, which have no effect when untied")
+            continue
+        raise ValueError(
+            f"{checkpoint.path}: {alias} and {canonical} hold different values, but they are one parameter in this "
+            "model" + (": load with tie_word_embeddings=False to keep both." if config.tie_word_embeddings else ".")
+        )
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal shape, dtype and bits; NaN equals the same NaN."""
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return alike and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 def read_parameters(

@@ -87,7 +87,9 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def from_additive(mask: Tensor) -> Tensor:
-    """An additive mask (0 = allowed, any value <= -1e4 = hidden) of any shape -> the boolean form that models take.
+    """An additive mask (0 = allowed, any value <= -1e4 = hidden) -> the boolean form that models take.
+
+    The classic extended padding mask `[B, 1, 1, S]` becomes `[B, S]`; other shapes stay.
 
     Raises:
         ValueError: some value is neither, so the tensor is a bias on the scores and not a mask.
@@ -99,7 +101,7 @@ def from_additive(mask: Tensor) -> Tensor:
             f"an additive mask holds 0 (allowed) or a value <= -1e4 (hidden), but this one holds {wrong}: "
             "that is a bias on the scores, not a mask. Register an attention function to add a bias."
         )
-    return ~hidden
+    return ~(hidden[:, 0, 0] if hidden.dim() == 4 and hidden.shape[1:3] == (1, 1) else hidden)
 
 
 def broadcastable(mask: Tensor | None) -> Tensor | None:
@@ -138,7 +140,7 @@ def for_self_attention(
     """
     checked = check_attention_mask(attention_mask, batch=batch, query_length=query_length, key_length=key_length)
     mask = broadcastable(checked)  # [B, 1, 1 or T, S]
-    if is_causal and query_length > 1:  # a single query is the last position: nothing lies after it
+    if is_causal and (tracing() or query_length > 1):  # a single query is the last position: nothing lies after it
         mask = both(causal(query_length, key_length, device), mask)  # [1 or B, 1, T, S]
     return mask
 

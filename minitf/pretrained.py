@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from minitf import masks
 from minitf.attention import function_named
 from minitf.cache import KVCache
+from minitf.checks import check_attention_mask, tracing
 from minitf.config import PretrainedConfig, folder_to_write
 from minitf.keywords import nearest_name, refuse_unknown, strict_keywords
 
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
     from minitf.outputs import ModelOutput
     from weights_tools.report import LoadReport
 
-__all__ = ["INIT_RULES", "InitRule", "PreTrainedModel", "normal", "select", "zeros"]
+__all__ = [
+    "INIT_RULES",
+    "InitRule",
+    "PreTrainedModel",
+    "find_pruneable_heads_and_indices",
+    "normal",
+    "prune_linear_layer",
+    "zeros",
+]
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
@@ -140,7 +150,7 @@ class PreTrainedModel(nn.Module):
         """The end of every model's constructor: fresh weights and ties, and the heads that the configuration prunes."""
         self.init_weights()
         if self.base_model is self and self.config.pruned_heads:
-            self._prune_heads(self.config.pruned_heads)
+            self._cut(self.config.pruned_heads)
 
     def init_weights(self) -> None:
         """Fill all parameters by `init_rules`, then tie. A trunk inside a head class has filled its own already."""
@@ -194,7 +204,7 @@ class PreTrainedModel(nn.Module):
         """dtype of the parameters (of the first floating-point one, should they differ)."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
-    def num_parameters(self, *, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Number of parameters; shared ones count once.
 
         Args:
@@ -269,6 +279,24 @@ class PreTrainedModel(nn.Module):
         for target, source in self.copies().items():
             owner, _, name = target.rpartition(".")
             setattr(self.get_submodule(owner), name, nn.Parameter(self.get_parameter(source).detach().clone()))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Behind `to`, `half`, `cuda`, ...: a move that replaces parameters must not break the ties."""
+        move: Any = super()._apply
+        moved = move(fn, recurse)
+        self._share()
+        return moved
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's; tied names stay one parameter also under `assign=True`."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self._share()
+        return result
+
+    def _share(self) -> None:
+        for target, source in self.ties().items():
+            owner, _, name = target.rpartition(".")
+            setattr(self.get_submodule(owner), name, self.get_parameter(source))
 
     def check_ties(self) -> None:
         """Every tie in force holds. Runs before saving, where the two names are stored once.
@@ -366,24 +394,24 @@ class PreTrainedModel(nn.Module):
 
     def get_head_mask(
         self, head_mask: Tensor | None, num_hidden_layers: int, *, batch: int | None = None
-    ) -> list[Tensor | None] | None:
+    ) -> Sequence[Tensor | None]:
         """A head mask of any accepted shape as one factor for each layer, broadcastable to `[B, H, T, S]`.
 
         Args:
             head_mask: `[H]` (every layer), `[L, H]`, `[B, L, H]`, or the classic five-dimensional
-                `[L, 1 or B, H, 1 or T, 1 or S]`; floating point.
+                `[L, 1 or B, 1 or H, 1 or T, 1 or S]`; numbers or booleans. None = no head is masked.
             num_hidden_layers: L.
             batch: B, to check `[B, L, H]`.
 
         Raises:
-            TypeError: not a floating-point tensor. ValueError: another shape.
+            TypeError: not a tensor. ValueError: another shape, NaN or infinity.
         """
         if head_mask is None:
-            return None
-        if not isinstance(head_mask, Tensor) or not head_mask.is_floating_point():
-            raise TypeError(
-                "head_mask is not a floating-point tensor; expected a factor for each head, 1.0 = unchanged."
-            )
+            return [None] * num_hidden_layers
+        if not isinstance(head_mask, Tensor):
+            raise TypeError(f"head_mask is a {type(head_mask).__name__}; expected a tensor, a factor for each head.")
+        if not tracing() and not bool(torch.isfinite(head_mask).all()):
+            raise ValueError("head_mask holds NaN or infinity; expected a factor for each head, 1 = unchanged.")
         layers, heads = num_hidden_layers, self.config.num_attention_heads
         shape = tuple(head_mask.shape)
         head_mask = head_mask.to(self.dtype)
@@ -393,8 +421,13 @@ class PreTrainedModel(nn.Module):
             return [row[None, :, None, None] for row in head_mask]  # [1, H, 1, 1]
         if len(shape) == 3 and shape[1:] == (layers, heads) and (batch is None or shape[0] == batch):
             return [head_mask[:, layer, :, None, None] for layer in range(layers)]  # [B, H, 1, 1]
-        if len(shape) == 5 and (shape[0], shape[2]) == (layers, heads) and (batch is None or shape[1] in (1, batch)):
-            return list(head_mask)  # [1 or B, H, 1 or T, 1 or S]
+        if (
+            len(shape) == 5
+            and shape[0] == layers
+            and shape[2] in (1, heads)
+            and (batch is None or shape[1] in (1, batch))
+        ):
+            return list(head_mask.expand(-1, -1, heads, -1, -1))  # [1 or B, H, 1 or T, 1 or S]
         raise ValueError(
             f"head_mask has shape {list(shape)}; expected [{heads}], [{layers}, {heads}] or "
             f"[{'batch' if batch is None else batch}, {layers}, {heads}] (heads; layers, heads; batch, layers, heads)."
@@ -416,24 +449,43 @@ class PreTrainedModel(nn.Module):
         heads = self.config.num_attention_heads
         wanted: dict[int, set[int]] = {}
         for layer, numbers in heads_to_prune.items():
-            for kind, number, count in (("layer", layer, layers), *(("head", n, heads) for n in numbers)):
-                if isinstance(number, bool) or not isinstance(number, int) or not -count <= number < count:
-                    raise ValueError(f"prune_heads: {kind} {number!r} does not exist; this model has {count} {kind}s.")
-            wanted.setdefault(layer % layers, set()).update(n % heads for n in numbers)
-        self._prune_heads(wanted)
+            cut = wanted.setdefault(counted_from_end("layer", layer, layers), set())
+            cut.update(counted_from_end("head", number, heads) for number in numbers)
+        self._cut(wanted)
         merged = {layer: set(cut) for layer, cut in self.config.pruned_heads.items()}
-        for layer, cut in wanted.items():
-            merged[layer] = merged.get(layer, set()) | cut
+        for layer, new in wanted.items():
+            merged[layer] = merged.get(layer, set()) | new
         self.config.pruned_heads = {layer: sorted(merged[layer]) for layer in sorted(merged) if merged[layer]}
 
-    def _prune_heads(self, heads: Mapping[int, Any]) -> None:
+    def _prune_heads(self, heads_to_prune: Mapping[int, Sequence[int]]) -> None:
+        """The classic name of `prune_heads`."""
+        self.prune_heads(heads_to_prune)
+
+    def check_pruned_heads(self) -> None:
+        """The configuration records what was cut. Runs before saving, where it is the only record.
+
+        Raises:
+            RuntimeError: heads were cut in a submodule, past `prune_heads`.
+        """
+        for layer in range(getattr(self.config, self.layers_rule[1])):
+            for attention in self.attention_modules(layer):
+                recorded = set(self.config.pruned_heads.get(layer, []))
+                if attention.pruned_heads != recorded:
+                    raise RuntimeError(
+                        f"layer {layer} lacks the heads {sorted(attention.pruned_heads)}, but config.pruned_heads says "
+                        f"{sorted(recorded)}: prune with model.prune_heads, which records it."
+                    )
+
+    def _cut(self, heads: Mapping[int, Any]) -> None:
         for layer, numbers in heads.items():
             for attention in self.attention_modules(layer):
                 attention.prune_heads(set(numbers))
 
     # -- masks, by the classic names -------------------------------------------------------------------------------
 
-    def get_extended_attention_mask(self, attention_mask: Tensor, input_shape: Sequence[int]) -> Tensor:
+    def get_extended_attention_mask(
+        self, attention_mask: Tensor, input_shape: Sequence[int], *, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """The classic additive mask `[B, 1, 1 or T, S]`: 0 = allowed, `finfo(dtype).min` = not; causal in a decoder.
 
         For code written against transformers 4.x; the models here build a boolean mask instead (`minitf.masks`).
@@ -441,25 +493,44 @@ class PreTrainedModel(nn.Module):
         Args:
             attention_mask: `[B, S]` or `[B, T, S]`, 1 = token.
             input_shape: (B, T).
+            dtype: of the result; None = the model's.
+
+        Raises:
+            TypeError, ValueError: as for the `attention_mask` of a call.
         """
-        if attention_mask.dim() not in (2, 3):
-            raise ValueError(f"attention_mask has shape {list(attention_mask.shape)}; expected [B, S] or [B, T, S].")
+        batch, length = input_shape
+        keys = attention_mask.shape[-1] if isinstance(attention_mask, Tensor) else length
+        check_attention_mask(attention_mask, batch=batch, query_length=length, key_length=keys)
         mask = masks.broadcastable(attention_mask.to(torch.bool))
         assert mask is not None
         if attention_mask.dim() == 2 and (self.always_decodes or self.config.is_decoder):
-            mask = mask & masks.causal(input_shape[1], attention_mask.shape[1], attention_mask.device)
-        return masks.additive(mask, self.dtype)
+            mask = mask & masks.causal(length, keys, attention_mask.device)
+        return masks.additive(mask, dtype or self.dtype)
 
     def invert_attention_mask(self, encoder_attention_mask: Tensor) -> Tensor:
         """The classic additive form of an encoder's padding mask: `[B, S]` or `[B, T, S]` -> `[B, 1, 1 or T, S]`."""
+        shape = encoder_attention_mask.shape
+        check_attention_mask(
+            encoder_attention_mask,
+            batch=shape[0],
+            query_length=shape[-2],
+            key_length=shape[-1],
+            name="encoder_attention_mask",
+        )
         mask = masks.broadcastable(encoder_attention_mask.to(torch.bool))
         assert mask is not None
         return masks.additive(mask, self.dtype)
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
-    def gradient_checkpointing_enable(self) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """From now on, while training, recompute each layer's activations in the backward pass."""
+        given = dict(gradient_checkpointing_kwargs or {})
+        if given.pop("use_reentrant", False) or given:
+            raise ValueError(
+                f"gradient_checkpointing_kwargs = {gradient_checkpointing_kwargs!r}: only use_reentrant=False is "
+                "implemented, the form of torch.utils.checkpoint that computes the same gradients in every case."
+            )
         self._set_gradient_checkpointing(True)
 
     def gradient_checkpointing_disable(self) -> None:
@@ -606,6 +677,7 @@ class PreTrainedModel(nn.Module):
         folder = folder_to_write(save_directory)
         parse_size(max_shard_size)  # an unreadable size is an error before anything is written
         self.check_ties()
+        self.check_pruned_heads()
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
@@ -620,6 +692,21 @@ class PreTrainedModel(nn.Module):
         )
 
 
+def counted_from_end(kind: str, number: Any, count: int) -> int:
+    """A layer or head number as 0 ... count - 1; negative ones count from the end.
+
+    Raises:
+        ValueError: not an integer, or out of range.
+    """
+    try:
+        exact = operator.index(number)
+    except TypeError:
+        exact = count
+    if isinstance(number, bool) or not -count <= exact < count:
+        raise ValueError(f"prune_heads: {kind} {number!r} does not exist; this model has {count} {kind}s.")
+    return exact % count
+
+
 def grown(fresh: Any, old: Tensor) -> Any:
     """`fresh` with as many rows of `old` as both have."""
     rows = min(fresh.shape[0], old.shape[0])
@@ -629,14 +716,41 @@ def grown(fresh: Any, old: Tensor) -> Any:
     return fresh
 
 
-def select(layer: Any, index: Sequence[int], *, dim: int) -> Any:
+def find_pruneable_heads_and_indices(
+    heads: Iterable[int], n_heads: int, head_size: int, already_pruned_heads: set[int]
+) -> tuple[set[int], Tensor]:
+    """Which heads are still to be cut, and which rows of the present matrices stay.
+
+    Args:
+        heads: numbers in the unpruned model.
+        n_heads: heads that are there now. head_size: D.
+        already_pruned_heads: numbers, in the unpruned model, that were cut before.
+
+    Returns:
+        (the heads that are not cut yet, the indices that stay, a one-dimensional int64 tensor).
+
+    Raises:
+        ValueError: a head that the unpruned model does not have.
+    """
+    total = n_heads + len(already_pruned_heads)
+    new = set(heads) - already_pruned_heads
+    for head in new:
+        if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < total:
+            raise ValueError(f"head {head!r} does not exist: expected a number from 0 to {total - 1}.")
+    present = [head for head in range(total) if head not in already_pruned_heads]
+    kept = [place for place, head in enumerate(present) if head not in new]
+    index = [place * head_size + i for place in kept for i in range(head_size)]
+    return new, torch.tensor(index, dtype=torch.long)
+
+
+def prune_linear_layer(layer: Any, index: Tensor, dim: int = 0) -> Any:
     """A copy of a linear layer with only these rows (`dim=0`) or columns (`dim=1`) of its weight.
 
     The bias follows the outputs, which are the rows of an `nn.Linear` and the columns of GPT-2's `Conv1D`.
     """
     linear = isinstance(layer, nn.Linear)
     sizes = ("out_features", "in_features") if linear else ("nx", "nf")
-    chosen = torch.tensor(list(index), dtype=torch.long, device=layer.weight.device)
+    chosen = index.to(layer.weight.device)
     smaller = copy.deepcopy(layer)
     setattr(smaller, sizes[dim], len(index))
     with torch.no_grad():

@@ -16,7 +16,7 @@ C hidden size (C = H * D), F intermediate size, V vocabulary, L layers, N labels
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ from minitf.outputs import (
     CausalLMOutputWithCrossAttentions, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
     QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput,
 )
-from minitf.pretrained import PreTrainedModel, select
+from minitf.pretrained import PreTrainedModel, find_pruneable_heads_and_indices, prune_linear_layer
 
 __all__ = [
     "BertForMaskedLM", "BertForMultipleChoice", "BertForNextSentencePrediction", "BertForPreTraining",
@@ -216,17 +216,17 @@ class BertAttention(nn.Module):
         )  # [B, T, C], [B, H, T, S]
         return self.output(context, hidden_states), probs  # [B, T, C], [B, H, T, S]
 
-    def prune_heads(self, heads: set[int]) -> None:
+    def prune_heads(self, heads: Iterable[int]) -> None:
         """Cut heads (numbered as in the unpruned model) out of the four matrices; see `PreTrainedModel.prune_heads`."""
         attention, size = self.self, self.self.attention_head_size
-        present = [head for head in range(attention.config.num_attention_heads) if head not in self.pruned_heads]
-        kept = [place for place, head in enumerate(present) if head not in heads]  # places in the present matrices
-        index = [place * size + i for place in kept for i in range(size)]
+        new, index = find_pruneable_heads_and_indices(heads, attention.num_attention_heads, size, self.pruned_heads)
+        if not new:
+            return
         for name in ("query", "key", "value"):
-            setattr(attention, name, select(getattr(attention, name), index, dim=0))  # rows: outputs
-        self.output.dense = select(self.output.dense, index, dim=1)  # columns: inputs
-        attention.num_attention_heads, attention.all_head_size = len(kept), len(kept) * size
-        self.pruned_heads |= heads
+            setattr(attention, name, prune_linear_layer(getattr(attention, name), index, dim=0))  # rows: outputs
+        self.output.dense = prune_linear_layer(self.output.dense, index, dim=1)  # columns: inputs
+        attention.num_attention_heads, attention.all_head_size = len(index) // size, len(index)
+        self.pruned_heads |= new
 
 
 class BertIntermediate(nn.Module):
@@ -706,6 +706,10 @@ class BertForMultipleChoice(BertPreTrainedModel):
         self.dropout = classification_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        return {name: value[:, None] for name, value in super().dummy_inputs.items()}
 
     def forward(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,

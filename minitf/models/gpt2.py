@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -39,7 +39,9 @@ from minitf.outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
-from minitf.pretrained import INIT_RULES, InitRule, PreTrainedModel, normal, select, zeros
+from minitf.pretrained import (
+    INIT_RULES, InitRule, PreTrainedModel, find_pruneable_heads_and_indices, normal, prune_linear_layer, zeros,
+)
 
 __all__ = [
     "Conv1D", "GPT2DoubleHeadsModel", "GPT2ForQuestionAnswering", "GPT2ForSequenceClassification",
@@ -148,18 +150,19 @@ class GPT2Attention(nn.Module):
             key, value = cache.set_cross(self.layer_idx, key, value)  # [B, H, S, D], [B, H, S, D]
         return query, key, value  # [B, H, T, D], [B, H, S, D], [B, H, S, D]
 
-    def prune_heads(self, heads: set[int]) -> None:
+    def prune_heads(self, heads: Iterable[int]) -> None:
         """Cut heads (numbered as in the unpruned model) out of the matrices; see `PreTrainedModel.prune_heads`."""
-        present = [head for head in range(self.config.n_head) if head not in self.pruned_heads]
-        kept = [place for place, head in enumerate(present) if head not in heads]  # places in the present matrices
-        columns = [place * self.head_dim + i for place in kept for i in range(self.head_dim)]
-        parts = self.c_attn.nf // self.split_size  # query, key, value; key, value in cross-attention
-        self.c_attn = select(self.c_attn, [part * self.split_size + c for part in range(parts) for c in columns], dim=1)
+        new, columns = find_pruneable_heads_and_indices(heads, self.num_heads, self.head_dim, self.pruned_heads)
+        if not new:
+            return
+        parts = 2 if self.is_cross_attention else 3  # key, value; query, key, value
+        three = torch.cat([columns + part * self.split_size for part in range(parts)])
+        self.c_attn = prune_linear_layer(self.c_attn, three, dim=1)
         if self.is_cross_attention:
-            self.q_attn = select(self.q_attn, columns, dim=1)
-        self.c_proj = select(self.c_proj, columns, dim=0)
-        self.num_heads, self.split_size = len(kept), len(columns)
-        self.pruned_heads |= heads
+            self.q_attn = prune_linear_layer(self.q_attn, columns, dim=1)
+        self.c_proj = prune_linear_layer(self.c_proj, columns, dim=0)
+        self.num_heads, self.split_size = len(columns) // self.head_dim, len(columns)
+        self.pruned_heads |= new
 
 
 class GPT2MLP(nn.Module):
@@ -315,15 +318,10 @@ class GPT2Model(GPT2PreTrainedModel):
         )  # [B, 1, 1 or T, S]
         head_masks = self.get_head_mask(head_mask, config.n_layer, batch=batch)
 
-        if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)  # [B, T, C]
         if position_ids is None:
-            positions = torch.arange(past, past + length, device=inputs_embeds.device)  # [T]
+            positions = torch.arange(past, past + length, device=self.wte.weight.device)  # [T]
             position_ids = (positions if static is None else static.positions(length))[None]  # [1, T]
-        hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, C]
-        if token_type_ids is not None:
-            hidden_states = hidden_states + self.wte(token_type_ids)  # [B, T, C]
-        hidden_states = self.drop(hidden_states)  # [B, T, C]
+        hidden_states = self.embed(input_ids, inputs_embeds, token_type_ids, position_ids)  # [B, T, C]
 
         all_hidden, all_probs, all_cross_probs = [], [], []
         recompute = self.gradient_checkpointing and self.training
@@ -331,7 +329,7 @@ class GPT2Model(GPT2PreTrainedModel):
             all_hidden.append(hidden_states)
             run = partial(checkpointed, block) if recompute else block
             hidden_states, probs, cross_probs = run(
-                hidden_states, mask, head_mask=head_masks[index] if head_masks is not None else None,
+                hidden_states, mask, head_mask=head_masks[index],
                 encoder_hidden_states=encoder_hidden_states, encoder_mask=encoder_mask, cache=cache,
                 output_attentions=output_attentions,
             )
@@ -346,6 +344,18 @@ class GPT2Model(GPT2PreTrainedModel):
             cross_attentions=tuple(all_cross_probs) if has_cross else None,
         )
         return self.returned(output, return_dict)
+
+    def embed(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, token_type_ids: Tensor | None,
+        position_ids: Tensor,
+    ) -> Tensor:
+        """The sum of word and position embeddings (and of token types, which are words here), and dropout."""
+        if inputs_embeds is None:
+            inputs_embeds = self.wte(input_ids)  # [B, T, C]
+        hidden_states = inputs_embeds + self.wpe(position_ids)  # [B, T, C]
+        if token_type_ids is not None:
+            hidden_states = hidden_states + self.wte(token_type_ids)  # [B, T, C]
+        return self.drop(hidden_states)  # [B, T, C]
 
 
 _said: set[str] = set()  # warnings of this file that were given already

@@ -155,7 +155,7 @@ REFUSED_VALUES = [
     *(("attn_implementation", value, "the name of an attention function") for value in (None, 1)),
     *(
         ("pruned_heads", value, "a dictionary {layer: [heads]}")
-        for value in (None, [0], {0: 1}, {0: [0.5]}, {"0": [1]}, {0: [-1]}, {-1: [0]}, {True: [0]})
+        for value in (None, [0], {0: 1}, {0: [0.5]}, {"0": [1]}, {True: [0]})
     ),
     *(
         ("id2label", value, "a non-empty dictionary {0: name, 1: name, ...} without gaps")
@@ -242,6 +242,14 @@ def test_keys_that_contradict_each_other(values: dict[str, Any], message: str) -
         minitf.BertModel(config)
     with pytest.raises(ValueError, match=message):
         config.to_json_string()
+
+
+def test_negative_layers_and_heads_count_from_the_end() -> None:
+    """What transformers 4.49 wrote after `prune_heads({0: [1], -1: [0]})`."""
+    config = BertConfig.from_dict({"pruned_heads": {"-1": [0], "0": [1, -1], "11": [3]}})
+    assert config.pruned_heads == {11: [0, 3], 0: [1, 11]}
+    with pytest.raises(ValueError, match=r"pruned_heads = \{-13: \[0\]\} names heads that do not exist"):
+        BertConfig(pruned_heads={-13: [0]})
 
 
 def test_pruned_heads_under_the_names_of_gpt2() -> None:
@@ -855,7 +863,11 @@ def valid_settings(draw: st.DrawFn) -> dict[str, Any]:
         "dtype": draw(st.sampled_from([None, "float32", "float16", "bfloat16", "float64"])),
         "architectures": draw(st.none() | st.lists(words, max_size=2)),
         "pruned_heads": draw(
-            st.dictionaries(st.integers(0, layers - 1), st.lists(st.integers(0, heads - 1), max_size=heads), max_size=3)
+            st.dictionaries(
+                st.integers(0, layers - 1),
+                st.lists(st.integers(0, heads - 1), max_size=heads, unique=True).map(sorted),
+                max_size=3,
+            )
         ),
         "id2label": dict(enumerate(draw(st.lists(words, min_size=1, max_size=5, unique=True)))),
         "problem_type": draw(

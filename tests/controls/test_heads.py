@@ -101,7 +101,7 @@ def test_ones_change_nothing_and_zeros_do() -> None:
 @pytest.mark.parametrize(
     "shape",
     [(3,), (1,), (), (HEADS, LAYERS), (1, HEADS), (2, LAYERS, HEADS), (3, HEADS, LAYERS), (3, LAYERS, HEADS, 1),
-     (LAYERS, 2, HEADS, 1, 1), (3, 1, HEADS, 1, 1), (LAYERS, 1, 1, 1, 1)],
+     (LAYERS, 2, HEADS, 1, 1), (3, 1, HEADS, 1, 1), (LAYERS, 1, 2, 1, 1)],
 )  # fmt: skip
 def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError) as caught:
@@ -111,10 +111,48 @@ def test_wrong_shapes(shape: tuple[int, ...]) -> None:
     assert "[4], [2, 4] or [3, 2, 4]" in message
 
 
-@pytest.mark.parametrize("wrong", [torch.ones(HEADS, dtype=torch.long), torch.ones(HEADS).bool(), [1.0] * HEADS])
-def test_wrong_kinds(wrong: Any) -> None:
-    with pytest.raises(TypeError, match=r"head_mask is not a floating-point tensor.*1\.0 = unchanged"):
-        hidden(build(), wrong)
+@pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.float64])
+def test_whole_numbers_and_booleans_are_factors_too(kind: torch.dtype) -> None:
+    factors = torch.tensor([1, 0, 1, 1])
+    assert torch.equal(hidden(build(), factors.to(kind)), hidden(build(), factors.float()))
+    layers = torch.tensor([0.5, 1.0])
+    assert torch.equal(
+        hidden(build(), layers[:, None, None, None, None]), hidden(build(), layers[:, None].repeat(1, HEADS))
+    )
+
+
+def test_wrong_kinds() -> None:
+    with pytest.raises(TypeError, match="head_mask is a list; expected a tensor"):
+        hidden(build(), [1.0] * HEADS)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="head_mask holds NaN or infinity"):
+            hidden(build(), torch.full((HEADS,), wrong))
+
+
+def test_the_classic_functions_of_pruning() -> None:
+    from minitf.pretrained import find_pruneable_heads_and_indices, prune_linear_layer
+
+    new, index = find_pruneable_heads_and_indices(
+        [1, 3], 3, 2, {1}
+    )  # four heads of two columns, head 1 is gone already
+    assert (new, index.tolist()) == ({3}, [0, 1, 2, 3])
+    layer = torch.nn.Linear(3, 8)
+    smaller = prune_linear_layer(layer, torch.tensor([0, 5]))
+    assert torch.equal(smaller.weight, layer.weight[[0, 5]])
+    assert torch.equal(smaller.bias, layer.bias[[0, 5]])
+    assert prune_linear_layer(layer, torch.tensor([2]), dim=1).in_features == 1
+    model = build()
+    attention = model.encoder.layer[0].attention
+    attention.prune_heads([1])
+    attention.prune_heads([1])
+    assert attention.self.query.out_features == 48
+    with pytest.raises(ValueError, match="head 9 does not exist: expected a number from 0 to 3"):
+        attention.prune_heads([9])
+    with pytest.raises(RuntimeError, match=r"layer 0 lacks the heads \[1\], but config.pruned_heads says \[\]"):
+        model.save_pretrained("never-written")
+    other = build()
+    other._prune_heads({0: [1]})
+    assert other.config.pruned_heads == {0: [1]}
 
 
 # ------------------------------------------------------------------------------------------------------------- pruning

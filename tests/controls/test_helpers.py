@@ -135,9 +135,8 @@ def test_trunk_prefix_and_dummy_inputs(class_name: str) -> None:
     assert model.base_model_prefix == "bert"
     assert model.base_model is (model if class_name == "BertModel" else model.bert)
     inputs = model.dummy_inputs
-    assert {name: tuple(value.shape) for name, value in inputs.items()} == {"input_ids": (3, 5)}
-    if class_name == "BertForMultipleChoice":
-        inputs = {"input_ids": inputs["input_ids"][:, None]}
+    shape = (3, 1, 5) if class_name == "BertForMultipleChoice" else (3, 5)
+    assert {name: tuple(value.shape) for name, value in inputs.items()} == {"input_ids": shape}
     assert len(model(**inputs)) > 0
     small = getattr(minitf, class_name)(config(vocab_size=3))
     assert small.dummy_inputs["input_ids"].max() < 3

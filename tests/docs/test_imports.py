@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.config",
         "minitf.keywords",
         "minitf.attention",  # the names that exist
+        GROUND,
         "minitf.masks",
         "minitf.cache",
         "minitf.outputs",
