@@ -33,7 +33,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minitf.checks import tracing
+
 __all__ = ["ATTENTION", "AttentionFunction", "attend", "eager", "function_named", "register", "sdpa"]
+
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 class AttentionFunction(Protocol):
@@ -106,11 +111,18 @@ def sdpa(
 ) -> tuple[Tensor, Tensor | None]:
     """torch's fused kernel: the same numbers up to rounding, without ever storing the [B, H, T, S] probabilities.
 
+    A single query in half precision, on the CPU and without gradients, is computed in float32 and rounded once.
+
     Raises:
         ValueError: a head mask is given; the kernel has no place for one (`attend` sends such a call to `eager`).
     """
     if head_mask is not None:
         raise ValueError("the attention function 'sdpa' cannot apply a head_mask: use attn_implementation='eager'.")
+    dtype = query.dtype
+    if dtype in HALF and not tracing() and query.shape[2] == 1 and query.is_cpu and not torch.is_grad_enabled():
+        # A decoding step: the kernel's own conversion of the keys takes three times as long as one to float32.
+        query, key, value = query.float(), key.float(), value.float()  # [B, H, T, D], [B, H, S, D], [B, H, S, D]
+        bias = bias if bias is None else bias.float()  # [B, H, T, S]
     if bias is not None:
         bias = bias * scale  # [B, H, T, S]; the kernel adds its mask after scaling
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))  # [B, H, T, S]
@@ -119,7 +131,7 @@ def sdpa(
     context = F.scaled_dot_product_attention(
         query, key, value, attn_mask=None if triangle else mask, dropout_p=dropout, is_causal=triangle, scale=scale
     )
-    return context, None  # [B, H, T, D]
+    return context.to(dtype), None  # [B, H, T, D]
 
 
 ATTENTION: dict[str, AttentionFunction] = {"eager": eager, "sdpa": sdpa}

@@ -160,7 +160,7 @@ def run_gpt2(watcher: Watcher) -> None:
 
 
 def run_functions(watcher: Watcher) -> None:
-    """What no model reaches: the sliding window, an empty row under every function, a head mask with a batch."""
+    """What no model reaches: the sliding window, an empty row under every function, a step in half precision."""
     with watcher.watching(DECODER):
         joined = masks.both(masks.window(5, 14, 3), masks.padding(padding(6, 14)))
         assert joined is not None
@@ -171,6 +171,9 @@ def run_functions(watcher: Watcher) -> None:
         for function in (attention.eager, attention.sdpa):
             function(nn.Identity(), query, key, key, joined, scale=0.5, dropout=0.0, bias=bias)
             function(nn.Identity(), query, key, key, None, scale=0.5, dropout=0.0, bias=bias)
+    single, past = torch.zeros(6, 3, 1, 4).bfloat16(), key.bfloat16()
+    with torch.no_grad(), watcher.watching({**DECODER, "T": 1}):
+        attention.sdpa(nn.Identity(), single, past, past, None, scale=0.5, dropout=0.0, bias=bias[:, :, :1].bfloat16())
 
 
 RUNS = [run_encoders, run_decoders, run_heads, run_gpt2, run_functions]

@@ -344,3 +344,54 @@ def test_all_functions_have_the_one_signature() -> None:
     assert {"eager", "sdpa"} <= ATTENTION.keys()
     assert attention.__doc__ is not None
     assert all(f"    {name.split(':')[0].strip('*')}" in attention.__doc__ for name in ("module", "query", "scale"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The two paths of sdpa that are there for speed
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 64])
+def test_the_triangle_of_a_prompt_is_left_to_the_kernel(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the mark the mask is not read; the result is that of the mask, and a joined mask has no mark."""
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = torch.randn(3, 2, 3, length, 8, generator=generator, dtype=torch.float64)
+    mask = masks.causal(length, length)
+    assert mask.plain_causal  # type: ignore[attr-defined]
+    assert not hasattr(masks.causal(length, length + 1), "plain_causal")
+    joined = mask & torch.ones(2, 1, 1, length, dtype=torch.bool)
+    assert not hasattr(joined, "plain_causal")
+    seen = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        "torch.nn.functional.scaled_dot_product_attention",
+        lambda *inputs, **named: seen.append(named["attn_mask"]) or kernel(*inputs, **named),
+    )
+    plain = {"scale": 0.3, "dropout": 0.0}
+    results = [sdpa(MODULE, query, key, value, given, **plain)[0] for given in (mask, joined)]
+    assert seen[0] is None
+    assert seen[1] is joined
+    assert torch.allclose(results[0], results[1], atol=1e-14)
+
+
+@pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_single_query_in_half_precision_is_rounded_once(dtype: torch.dtype, with_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 3, 1, 8, generator=generator).to(dtype)
+    key, value = torch.randn(2, 2, 3, 40, 8, generator=generator).to(dtype)
+    bias = torch.randn(2, 3, 1, 40, generator=generator).to(dtype) if with_bias else None
+    mask = torch.rand(2, 1, 1, 40, generator=generator) < 0.7
+    plain = {"scale": 0.3, "dropout": 0.0}
+    exact = eager(
+        MODULE,
+        query.double(),
+        key.double(),
+        value.double(),
+        mask,
+        bias=None if bias is None else bias.double(),
+        **plain,
+    )[0]
+    with torch.no_grad():
+        context = sdpa(MODULE, query, key, value, mask, bias=bias, **plain)[0]
+    assert context.dtype == dtype
+    assert ((context.double() - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
