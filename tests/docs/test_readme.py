@@ -52,3 +52,11 @@ def test_the_blocks_that_ci_runs_are_there() -> None:
         assert f"readme_block {name}" in script
         assert re.search(rf"<!-- ci: {name} -->\n```bash\n.+?```", README, flags=re.DOTALL)
     assert ".venv/bin/python -m pytest\n" in README
+
+
+def test_no_placeholder_is_left_and_every_figure_names_its_command() -> None:
+    assert not re.search(r"^[A-Z]{4,}$", README, flags=re.MULTILINE)
+    table = README.split("| what | command | measured |")[1].split("\n\n")[0]
+    commands = re.findall(r"`python (benchmarks/\w+\.py)`", table)
+    assert len(commands) >= 5
+    assert all((REPOSITORY / command).is_file() for command in commands)
