@@ -161,8 +161,10 @@ class KVCache:
         """Forget all but the first `length` positions; a negative number forgets that many from the end.
 
         Raises:
-            ValueError: more positions are asked for than there are.
+            TypeError: not an integer. ValueError: more positions are asked for than there are.
         """
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise TypeError(f"crop({length!r}): expected a number of positions, an integer.")
         held = self.get_seq_length()
         keep = length if length >= 0 else held + length
         if not 0 <= keep <= held:
@@ -174,7 +176,15 @@ class KVCache:
         """Row i of every layer becomes the old row `rows[i]`: what beam search does after choosing its beams.
 
         The number of rows may change, so `batch_select` and `batch_repeat` are special cases.
+
+        Raises:
+            TypeError: not a one-dimensional tensor of integers. IndexError: a row that the cache does not hold.
         """
+        if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32) or rows.dim() != 1:
+            raise TypeError(f"rows = {rows!r}: expected a one-dimensional tensor of row numbers (torch.int64).")
+        held = next((layer.key.shape[0] for layer in self._layers if layer.key is not None), None)
+        if held is not None and not tracing() and (rows.numel() == 0 or int(rows.min()) < 0 or int(rows.max()) >= held):
+            raise IndexError(f"rows = {rows.tolist()}: expected numbers from 0 to {held - 1}, at least one.")
         for layer in self._layers:
             if layer.key is not None and layer.value is not None:
                 layer.key, layer.value = layer.key.index_select(0, rows), layer.value.index_select(0, rows)
@@ -187,7 +197,13 @@ class KVCache:
         self.reorder(rows)
 
     def batch_repeat(self, times: int) -> None:
-        """Repeat each row of the batch, neighbours together (row 0, row 0, row 1, row 1, ...)."""
+        """Repeat each row of the batch, neighbours together (row 0, row 0, row 1, row 1, ...).
+
+        Raises:
+            ValueError: not an integer of at least 1.
+        """
+        if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+            raise ValueError(f"batch_repeat({times!r}): expected an integer >= 1.")
         if len(self) and self._layers[0].key is not None:
             rows = torch.arange(self._layers[0].key.shape[0], device=self._layers[0].key.device)
             self.reorder(rows.repeat_interleave(times))

@@ -373,3 +373,22 @@ def test_bytes_of_buffers_and_encoder() -> None:
     assert cache.nbytes() == 2 * 2 * B * H * 3 * D * 4
     cache.set_cross(0, *states(6))
     assert cache.nbytes() == 2 * 2 * B * H * 3 * D * 4 + 2 * B * H * 6 * D * 4
+
+
+def test_wrong_lengths_and_rows_are_refused_before_anything_changes() -> None:
+    cache = KVCache()
+    cache.update(0, torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2))
+    for length in (1.5, True, None):
+        with pytest.raises(TypeError, match=r"crop\(.*expected a number of positions, an integer"):
+            cache.crop(length)  # type: ignore[arg-type]
+    for times in (0, -1, 1.0, True):
+        with pytest.raises(ValueError, match=r"batch_repeat\(.*expected an integer >= 1"):
+            cache.batch_repeat(times)  # type: ignore[arg-type]
+    for rows in ([0], torch.tensor([0.0]), torch.tensor(0)):
+        with pytest.raises(TypeError, match="expected a one-dimensional tensor of row numbers"):
+            cache.reorder(rows)  # type: ignore[arg-type]
+    for numbers in ([2], [-1], []):
+        with pytest.raises(IndexError, match="expected numbers from 0 to 1, at least one"):
+            cache.batch_select(torch.tensor(numbers, dtype=torch.long))
+    assert cache.get_seq_length() == 3
+    assert cache[0][0].shape == (2, 1, 3, 2)
