@@ -7,10 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from minitf import masks
 from minitf.models.bert import BertCrossAttention, BertSelfAttention
 from tests.faults.injecting import (
     Changes,
@@ -20,10 +18,16 @@ from tests.faults.injecting import (
     embeddings,
     parts,
     replaced,
-    while_running,
     wrapped,
 )
 from tests.faults.injecting import fault as add_to
+from tests.faults.shared_mistakes import (
+    head_mask_before_the_softmax,
+    head_mask_ignored,
+    seen_up_to,
+    triangle_replaced,
+    upper_left,
+)
 
 FAULTS: list[Fault] = []
 fault = partial(add_to, FAULTS)
@@ -34,15 +38,8 @@ fault = partial(add_to, FAULTS)
 
 def causal_moved(model: Any, by: int, *, only_with_cache: bool = False) -> Changes:
     """A query at position i sees the keys up to i + `by`; in a decoder."""
-
-    def around(causal: Any, query_length: int, key_length: int, device: Any = None) -> Tensor:
-        if only_with_cache and query_length == key_length:
-            return causal(query_length, key_length, device)
-        query_position = torch.arange(key_length - query_length, key_length, device=device)[:, None]  # [T, 1]
-        return (torch.arange(key_length, device=device)[None, :] <= query_position + by)[None, None]  # [1, 1, T, S]
-
     if model.config.is_decoder:
-        yield while_running(model.base_model, lambda: wrapped(masks, "causal", around))
+        yield from triangle_replaced(model, seen_up_to(by), only_with_cache=only_with_cache)
 
 
 @fault(
@@ -79,7 +76,7 @@ def _(model: Any) -> Changes:
     "causal-mask-off-by-one-with-cache",
     "after a cache of n positions the first new query is taken for position n - 1",
     "the queries are the last T of S positions: align the triangle to the lower right",
-    needs="a cache, and more than one new token in a call",
+    needs="a decoder with a cache",
 )
 def _(model: Any) -> Changes:
     return causal_moved(model, -1, only_with_cache=True)
@@ -89,14 +86,11 @@ def _(model: Any) -> Changes:
     "causal-mask-of-the-upper-left-with-cache",
     "after a cache the new queries see only as far as the first queries of a prompt",
     "the queries are the last T of S positions: align the triangle to the lower right",
-    needs="a cache, and more than one new token in a call",
+    needs="a decoder with a cache",
 )
 def _(model: Any) -> Changes:
-    def around(causal: Any, query_length: int, key_length: int, device: Any = None) -> Tensor:
-        return torch.ones(query_length, key_length, dtype=torch.bool, device=device).tril()[None, None]
-
     if model.config.is_decoder:
-        yield while_running(model.base_model, lambda: wrapped(masks, "causal", around))
+        yield from triangle_replaced(model, upper_left, only_with_cache=True)
 
 
 @fault(
@@ -205,7 +199,7 @@ def _(model: Any) -> Changes:
             call["bias"] = call["bias"] / call["scale"]
 
     if model.config.position_embedding_type != "absolute":
-        yield attention_changed(model, change)
+        yield from attention_changed(model, change)
 
 
 @fault(
@@ -250,11 +244,7 @@ def _(model: Any) -> Changes:
     needs="a head_mask",
 )
 def _(model: Any) -> Changes:
-    def change(module: Any, call: dict[str, Any]) -> None:
-        if call["head_mask"] is not None:
-            call["head_mask"] = 1 + 0 * call["head_mask"]  # its gradient exists and is 0
-
-    yield attention_changed(model, change)
+    return head_mask_ignored(model)
 
 
 @fault(
@@ -264,9 +254,4 @@ def _(model: Any) -> Changes:
     needs="a head_mask",
 )
 def _(model: Any) -> Changes:
-    def change(module: Any, call: dict[str, Any]) -> None:
-        if call["head_mask"] is not None:
-            call["query"] = call["query"] * call["head_mask"]  # [B, H, T, D]: a factor on the query is one on the score
-            call["head_mask"] = None
-
-    yield attention_changed(model, change)
+    return head_mask_before_the_softmax(model)

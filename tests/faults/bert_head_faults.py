@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitf import losses
 from minitf.losses import IGNORED
-from tests.faults.injecting import Changes, Fault, named, replaced, while_running, wrapped
+from tests.faults.injecting import Changes, Fault, named, replaced, wrapped
 from tests.faults.injecting import fault as add_to
+from tests.faults.shared_mistakes import (
+    answers_beyond_the_text_scored,
+    averaged_over_all_positions,
+    ignored_labels_scored,
+    loss_replaced,
+    newly_initialised,
+    not_shifted,
+    several_labels_by_softmax,
+    shifted_twice,
+    squared_error_summed,
+)
 
 FAULTS: list[Fault] = []
 fault = partial(add_to, FAULTS)
@@ -116,20 +124,11 @@ def _(model: Any) -> Changes:
 )
 def _(model: Any) -> Changes:
     for decoder in named(model, "cls.predictions.decoder"):
-        own = (
-            torch.randn(decoder.weight.shape, generator=torch.Generator().manual_seed(0)) * decoder.weight.std().item()
-        )
-        yield replaced(decoder, "weight", nn.Parameter(own.to(decoder.weight)))
+        yield replaced(decoder, "weight", newly_initialised(decoder))
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Losses
-
-
-def loss_replaced(model: Any, name: str, around: Callable[..., Tensor], *classes: str) -> Changes:
-    """A loss of `minitf.losses` is `around(the right one, ...)` in the classes that use it."""
-    if type(model).__name__ in classes:
-        yield while_running(model, lambda: wrapped(losses, name, around))
 
 
 WORDS = ("BertForMaskedLM", "BertForPreTraining")
@@ -142,10 +141,7 @@ WORDS = ("BertForMaskedLM", "BertForPreTraining")
     needs="a masked-word loss with labels of -100",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss(logits, labels) * (labels != IGNORED).sum() / labels.numel()
-
-    return loss_replaced(model, "masked_language_model_loss", around, *WORDS)
+    return loss_replaced(model, "masked_language_model_loss", averaged_over_all_positions, *WORDS)
 
 
 @fault(
@@ -155,10 +151,7 @@ def _(model: Any) -> Changes:
     needs="a masked-word loss with labels of -100",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss(logits, labels.clamp(min=0))
-
-    return loss_replaced(model, "masked_language_model_loss", around, *WORDS)
+    return loss_replaced(model, "masked_language_model_loss", ignored_labels_scored, *WORDS)
 
 
 @fault(
@@ -181,10 +174,7 @@ def _(model: Any) -> Changes:
     needs="a left-to-right loss",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        return losses.masked_language_model_loss(logits, labels)
-
-    return loss_replaced(model, "causal_language_model_loss", around, "BertLMHeadModel")
+    return loss_replaced(model, "causal_language_model_loss", not_shifted, "BertLMHeadModel")
 
 
 @fault(
@@ -194,10 +184,7 @@ def _(model: Any) -> Changes:
     needs="a left-to-right loss",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss(logits, F.pad(labels, (0, 1), value=IGNORED)[:, 1:])
-
-    return loss_replaced(model, "causal_language_model_loss", around, "BertLMHeadModel")
+    return loss_replaced(model, "causal_language_model_loss", shifted_twice, "BertLMHeadModel")
 
 
 @fault(
@@ -237,10 +224,7 @@ QUESTIONS = "BertForQuestionAnswering"
     needs="an answer beyond the text",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, start: Tensor, end: Tensor, *positions: Tensor) -> Tensor:
-        return loss(start, end, *(position.clamp(max=start.shape[1] - 1) for position in positions))
-
-    return loss_replaced(model, "question_answering_loss", around, QUESTIONS)
+    return loss_replaced(model, "question_answering_loss", answers_beyond_the_text_scored, QUESTIONS)
 
 
 @fault(
@@ -274,11 +258,7 @@ CLASSIFIER = "BertForSequenceClassification"
     needs="a regression loss",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
-        regression = problem_type == "regression" or (problem_type is None and logits.shape[-1] == 1)
-        return loss(logits, labels, problem_type) * (logits.numel() if regression else 1)
-
-    return loss_replaced(model, "sequence_classification_loss", around, CLASSIFIER)
+    return loss_replaced(model, "sequence_classification_loss", squared_error_summed, CLASSIFIER)
 
 
 @fault(
@@ -288,9 +268,4 @@ def _(model: Any) -> Changes:
     needs="a loss with several labels for one text",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
-        if labels.is_floating_point() and labels.shape == logits.shape and problem_type != "regression":
-            return F.cross_entropy(logits, labels)
-        return loss(logits, labels, problem_type)
-
-    return loss_replaced(model, "sequence_classification_loss", around, CLASSIFIER)
+    return loss_replaced(model, "sequence_classification_loss", several_labels_by_softmax, CLASSIFIER)

@@ -21,24 +21,19 @@ from tests.faults.injecting import (
     embeddings,
     parts,
     replaced,
-    while_running,
     wrapped,
 )
 from tests.faults.injecting import fault as add_to
+from tests.faults.shared_mistakes import (
+    eps_outside_the_root,
+    eps_replaced,
+    mask_as_bias,
+    mask_inverted,
+    softmax_in_half_precision,
+)
 
 FAULTS: list[Fault] = []
 fault = partial(add_to, FAULTS)
-
-
-def as_bias(call: dict[str, Any], hidden: float) -> None:
-    """Instead of the boolean mask `hidden` is added to the scaled scores at the hidden keys."""
-    mask, bias = call.pop("mask"), call.get("bias")
-    call["mask"] = None
-    if mask is None:
-        return
-    query = call["query"]
-    added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, hidden / call["scale"])
-    call["bias"] = added if bias is None else bias + added
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -185,7 +180,7 @@ def _(model: Any) -> Changes:
     "multiply the scores by 1 / sqrt(head size) before the softmax",
 )
 def _(model: Any) -> Changes:
-    yield attention_changed(model, lambda module, call: call.update(scale=1.0))
+    yield from attention_changed(model, lambda module, call: call.update(scale=1.0))
 
 
 @fault(
@@ -197,7 +192,7 @@ def _(model: Any) -> Changes:
 def _(model: Any) -> Changes:
     if model.config.num_attention_heads > 1:
         scale = model.config.hidden_size**-0.5
-        yield attention_changed(model, lambda module, call: call.update(scale=scale))
+        yield from attention_changed(model, lambda module, call: call.update(scale=scale))
 
 
 @fault(
@@ -207,7 +202,7 @@ def _(model: Any) -> Changes:
     needs="more than one layer",
 )
 def _(model: Any) -> Changes:
-    yield attention_changed(model, lambda module, call: call.update(scale=call["scale"] / (module.layer_idx + 1)))
+    yield from attention_changed(model, lambda module, call: call.update(scale=call["scale"] / (module.layer_idx + 1)))
 
 
 @fault(
@@ -227,11 +222,7 @@ def _(model: Any) -> Changes:
     needs="padding in the batch",
 )
 def _(model: Any) -> Changes:
-    def change(module: Any, call: dict[str, Any]) -> None:
-        if call["mask"] is not None:
-            call["mask"] = ~call["mask"]
-
-    yield attention_changed(model, change)
+    return mask_inverted(model)
 
 
 @fault(
@@ -241,7 +232,7 @@ def _(model: Any) -> Changes:
     needs="scores that differ by more than 10000",
 )
 def _(model: Any) -> Changes:
-    yield attention_changed(model, lambda module, call: as_bias(call, -10_000.0))
+    return mask_as_bias(model, -10_000.0)
 
 
 @fault(
@@ -251,7 +242,7 @@ def _(model: Any) -> Changes:
     needs="a query that may attend to nothing: its softmax is NaN (a left-padded decoder)",
 )
 def _(model: Any) -> Changes:
-    yield attention_changed(model, lambda module, call: as_bias(call, -torch.inf))
+    return mask_as_bias(model, -torch.inf)
 
 
 @fault(
@@ -260,11 +251,7 @@ def _(model: Any) -> Changes:
     "compute the softmax in the dtype of the scores, at least in float32",
 )
 def _(model: Any) -> Changes:
-    def halved(softmax: Any, scores: Tensor, dim: int) -> Tensor:
-        return softmax(scores.half(), dim=dim).to(scores.dtype)
-
-    yield attention_changed(model, lambda module, call: call.update(implementation="eager"))
-    yield while_running(model, lambda: wrapped(torch, "softmax", halved))
+    return softmax_in_half_precision(model)
 
 
 @fault(
@@ -313,9 +300,7 @@ def _(model: Any) -> Changes:
     needs="layer_norm_eps other than 1e-5",
 )
 def _(model: Any) -> Changes:
-    for module in parts(model, nn.LayerNorm):
-        if module.eps != 1e-5:
-            yield replaced(module, "eps", 1e-5)
+    return eps_replaced(model, 1e-5)
 
 
 @fault(
@@ -325,17 +310,7 @@ def _(model: Any) -> Changes:
     needs="an eps that is not tiny: 1e-12 cannot be seen in float32",
 )
 def _(model: Any) -> Changes:
-    def outside(module: nn.LayerNorm) -> Callable[..., Tensor]:
-        def around(norm: Any, x: Tensor) -> Tensor:
-            variance = x.double().var(-1, unbiased=False, keepdim=True)
-            more = (variance + module.eps).sqrt() / (variance.sqrt() + module.eps) - 1
-            normalised = F.layer_norm(x, module.normalized_shape, eps=module.eps)
-            return norm(x) + module.weight * normalised * more.to(x.dtype)  # written so that eps = 0 adds exactly 0
-
-        return around
-
-    for module in parts(model, nn.LayerNorm):
-        yield wrapped(module, "forward", outside(module))
+    return eps_outside_the_root(model)
 
 
 @fault(
@@ -442,7 +417,7 @@ def _(model: Any) -> Changes:
 
     for module in parts(model, nn.Dropout):
         yield wrapped(module, "forward", drop(module))
-    yield attention_changed(model, lambda module, call: call.update(dropout=module.dropout.p))
+    yield from attention_changed(model, lambda module, call: call.update(dropout=module.dropout.p))
 
 
 @fault(
@@ -452,7 +427,7 @@ def _(model: Any) -> Changes:
     needs="training mode",
 )
 def _(model: Any) -> Changes:
-    yield attention_changed(model, lambda module, call: call.update(dropout=0.0))
+    yield from attention_changed(model, lambda module, call: call.update(dropout=0.0))
 
 
 @fault(

@@ -1,21 +1,25 @@
 """How a mistake is made in a model and taken back: the mechanics of the tables of mistakes.
 
 Nothing of the package is edited: a mistake replaces the smallest part that it concerns, a parameter, a method of one
-module, or a function of the package while one model's forward runs. Injections may be nested, for two mistakes at once.
-The file needs torch and minitf only, so a search through the mistakes can use it.
+module, a function of the package while one model's forward runs, or a method of the caches that one model fills.
+Injections may be nested, for two mistakes at once. The file needs torch and minitf only, so a search through the
+mistakes can use it.
+
+Parts are found by their module paths, so a mistake in a parameter or a module works on any model that has those paths,
+transformers' own too; only what replaces a function of minitf (attention, masks, losses, caches) needs a minitf model.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
-
-from minitf.models import bert
 
 Changes = Iterable[AbstractContextManager[None]]
 
@@ -123,7 +127,17 @@ def arguments_changed(module: Any, change: Callable[[dict[str, Any]], None]) -> 
     return wrapped(module, "forward", around)
 
 
-def attention_changed(model: Any, change: Callable[[Any, dict[str, Any]], None]) -> AbstractContextManager[None]:
+def files_with(model: Any, function: str) -> list[Any]:
+    """The files of minitf that the classes of this model come from and that use this function, base classes' too.
+
+    Empty for a model that is not minitf's.
+    """
+    names = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+    files = [sys.modules[name] for name in sorted(names) if name.startswith("minitf.models.")]
+    return [file for file in files if hasattr(file, function)]
+
+
+def attention_changed(model: Any, change: Callable[[Any, dict[str, Any]], None]) -> Changes:
     """`change(module, call)` edits what this model's attention functions receive (see `minitf.attention`)."""
     own = set(model.modules())
     names = ("implementation", "module", "query", "key", "value", "mask")
@@ -134,7 +148,34 @@ def attention_changed(model: Any, change: Callable[[Any, dict[str, Any]], None])
             change(call["module"], call)
         return attend(**call)
 
-    return wrapped(bert, "attend", around)
+    for file in files_with(model, "attend"):
+        yield wrapped(file, "attend", around)
+
+
+def caches_changed(model: Any, **methods: Callable[..., Any]) -> Changes:
+    """Methods of the caches that this model fills or continues, also when the caller calls them between two forwards.
+
+    `around(cache, the method before, ...)` stands for each; a cache that another model fills is left alone.
+    """
+
+    @contextmanager
+    def changed(file: Any) -> Iterator[None]:
+        known: list[Any] = []
+        with ExitStack() as stack:
+
+            def around(as_cache: Any, *args: Any, **kwargs: Any) -> Any:
+                cache = as_cache(*args, **kwargs)
+                if cache is not None and not any(cache is one for one in known):
+                    known.append(cache)
+                    for name, method in methods.items():
+                        stack.enter_context(wrapped(cache, name, partial(method, cache)))
+                return cache
+
+            stack.enter_context(while_running(model.base_model, lambda: wrapped(file, "as_cache", around)))
+            yield
+
+    for file in files_with(model, "as_cache"):
+        yield changed(file)
 
 
 def parts(model: Any, *types: type[nn.Module]) -> list[Any]:
