@@ -50,13 +50,17 @@ class _LayerCache:
         return self.key.narrow(2, 0, self.length), self.value.narrow(2, 0, self.length)  # [B, H, S, D] each
 
     def append(self, key: Tensor, value: Tensor, longest: int | None) -> tuple[Tensor, Tensor]:
-        needed = self.length + key.shape[2]
         if self.key is None or self.value is None:
+            self.check_pair(key, value)
+            if self.cross is not None:
+                self.check_batch(key, self.cross[0])
             # Contiguous, because the heads of a fused projection are strided, and a product may round by its layout.
-            self.key, self.value, self.length = key.contiguous(), value.contiguous(), needed
+            self.key, self.value, self.length = key.contiguous(), value.contiguous(), key.shape[2]
             return self.key, self.value
         self.check_fit(key, self.key, "keys")
         self.check_fit(value, self.value, "values")
+        self.check_pair(key, value)
+        needed = self.length + key.shape[2]
         jit: Any = torch.jit
         recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (key, value, self.key, self.value))
         if recorded or torch.compiler.is_exporting() or jit.is_tracing():
@@ -90,13 +94,27 @@ class _LayerCache:
         return [self.key, self.value, *(self.cross or ())]
 
     @staticmethod
-    def check_fit(new: Tensor, buffer: Tensor, what: str) -> None:
-        """Writing into a buffer would broadcast and convert without a word, so only what fits exactly is written."""
+    def check_pair(key: Tensor, value: Tensor) -> None:
+        """A value for each key; one of another length would be broadcast."""
+        if key.dim() != 4 or key.shape != value.shape or key.dtype != value.dtype:
+            raise ValueError(
+                f"keys of the shape {list(key.shape)} in {key.dtype} and values of the shape {list(value.shape)} in "
+                f"{value.dtype}: expected both [batch, heads, positions, head size], alike."
+            )
+
+    @staticmethod
+    def check_batch(new: Tensor, buffer: Tensor) -> None:
+        """What the cache holds is for the rows of this call: one row would be broadcast to all."""
         if new.shape[0] != buffer.shape[0]:
             raise ValueError(
                 f"the cache holds a batch of {buffer.shape[0]}, but this call has a batch of {new.shape[0]}: "
                 "use cache.batch_repeat or cache.reorder, or start with an empty cache."
             )
+
+    @classmethod
+    def check_fit(cls, new: Tensor, buffer: Tensor, what: str) -> None:
+        """Writing into a buffer would broadcast and convert without a word, so only what fits exactly is written."""
+        cls.check_batch(new, buffer)
         if new.shape[1] != buffer.shape[1] or new.shape[3] != buffer.shape[3] or new.dtype != buffer.dtype:
             raise ValueError(
                 f"the cache holds {what} of {buffer.shape[1]} heads x {buffer.shape[3]} in {buffer.dtype}, but this "
@@ -138,8 +156,15 @@ class KVCache:
         return self._layer(layer).cross
 
     def set_cross(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the encoder's keys and values `[B, H, S_encoder, D]`, which decoding does not change; returns them."""
+        """Keep the encoder's keys and values `[B, H, S_encoder, D]`, which decoding does not change; returns them.
+
+        Raises:
+            ValueError: they differ in shape or dtype, or are for another batch than the cache holds.
+        """
         entry = self._layer(layer)
+        entry.check_pair(key, value)
+        if entry.key is not None:
+            entry.check_batch(key, entry.key)
         entry.cross = (key.contiguous(), value.contiguous())
         return entry.cross
 
@@ -163,12 +188,7 @@ class KVCache:
         Raises:
             TypeError: not an integer. ValueError: more positions are asked for than there are.
         """
-        if not isinstance(length, int) or isinstance(length, bool):
-            raise TypeError(f"crop({length!r}): expected a number of positions, an integer.")
-        held = self.get_seq_length()
-        keep = length if length >= 0 else held + length
-        if not 0 <= keep <= held:
-            raise ValueError(f"crop({length}): the cache holds {held} positions.")
+        keep = positions_to_keep(length, self.get_seq_length())
         for layer in self._layers:
             layer.length = min(layer.length, keep)
 
@@ -180,11 +200,7 @@ class KVCache:
         Raises:
             TypeError: not a one-dimensional tensor of integers. IndexError: a row that the cache does not hold.
         """
-        if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32) or rows.dim() != 1:
-            raise TypeError(f"rows = {rows!r}: expected a one-dimensional tensor of row numbers (torch.int64).")
-        held = next((layer.key.shape[0] for layer in self._layers if layer.key is not None), None)
-        if held is not None and not tracing() and (rows.numel() == 0 or int(rows.min()) < 0 or int(rows.max()) >= held):
-            raise IndexError(f"rows = {rows.tolist()}: expected numbers from 0 to {held - 1}, at least one.")
+        check_rows(rows, next((layer.key.shape[0] for layer in self._layers if layer.key is not None), None))
         for layer in self._layers:
             if layer.key is not None and layer.value is not None:
                 layer.key, layer.value = layer.key.index_select(0, rows), layer.value.index_select(0, rows)
@@ -227,6 +243,24 @@ class KVCache:
         return self._layers[layer]
 
 
+def positions_to_keep(length: int, held: int) -> int:
+    """The argument of `crop` as a number from 0 to `held`; for its errors see there."""
+    if not isinstance(length, int) or isinstance(length, bool):
+        raise TypeError(f"crop({length!r}): expected a number of positions, an integer.")
+    keep = length if length >= 0 else held + length
+    if not 0 <= keep <= held:
+        raise ValueError(f"crop({length}): the cache holds {held} positions.")
+    return keep
+
+
+def check_rows(rows: Tensor, held: int | None) -> None:
+    """The argument of `reorder`; `held` = rows of the cache, None while it is empty. For its errors see there."""
+    if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32) or rows.dim() != 1:
+        raise TypeError(f"rows = {rows!r}: expected a one-dimensional tensor of row numbers (torch.int64).")
+    if held is not None and not tracing() and (rows.numel() == 0 or int(rows.min()) < 0 or int(rows.max()) >= held):
+        raise IndexError(f"rows = {rows.tolist()}: expected numbers from 0 to {held - 1}, at least one.")
+
+
 class StaticKVCache(KVCache):
     """Keys and values in buffers of a fixed length: for `torch.compile`, which builds one graph per set of shapes.
 
@@ -246,7 +280,7 @@ class StaticKVCache(KVCache):
         dtype, device: of the model; None = torch's defaults.
 
     Raises:
-        ValueError: more positions than the model has, or less than one.
+        TypeError: a number that is no integer. ValueError: more positions than the model has, or less than one.
     """
 
     def __init__(
@@ -261,6 +295,9 @@ class StaticKVCache(KVCache):
         super().__init__()
         longest = config.max_position_embeddings
         self.max_length: int = longest if max_length is None else max_length
+        for name, number in (("batch", batch), ("max_length", self.max_length)):
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"StaticKVCache({name}={number!r}): expected an integer.")
         if not 1 <= self.max_length <= longest or batch < 1:
             raise ValueError(
                 f"StaticKVCache(batch={batch}, max_length={max_length}): expected a batch of at least 1, and 1 to "
@@ -325,25 +362,22 @@ class StaticKVCache(KVCache):
         raise ValueError("a StaticKVCache holds no keys of an encoder: use KVCache with cross-attention.")
 
     def crop(self, length: int) -> None:
-        held = self.get_seq_length()
-        keep = length if length >= 0 else held + length
-        if not 0 <= keep <= held:
-            raise ValueError(f"crop({length}): the cache holds {held} positions.")
-        self.length.fill_(keep)
+        self.length.fill_(positions_to_keep(length, self.get_seq_length()))
 
     def reorder(self, rows: Tensor) -> None:
         """As `KVCache.reorder`, but the number of rows stays.
 
         Raises:
-            ValueError: another number of rows.
+            TypeError, IndexError: as there. ValueError: another number of rows.
         """
+        check_rows(rows, self.keys[0].shape[0])
         if rows.shape[0] != self.keys[0].shape[0]:
             raise ValueError(f"a StaticKVCache of batch {self.keys[0].shape[0]} cannot become one of {rows.shape[0]}.")
         for buffer in (*self.keys, *self.values):
             buffer.copy_(buffer.index_select(0, rows))
 
     def batch_repeat(self, times: int) -> None:
-        if times != 1:
+        if times != 1 or isinstance(times, bool):
             raise ValueError(f"a StaticKVCache cannot grow {times} times: make it with the larger batch.")
 
     def __len__(self) -> int:
@@ -377,7 +411,8 @@ def as_cache(
 
     Raises:
         TypeError: neither a cache nor such a tuple.
-        ValueError: another number of layers, or a static cache where the model cannot use it.
+        ValueError: another number of layers, layers that do not fit together, or a static cache where the model
+            cannot use it.
     """
     held = len(past_key_values) if isinstance(past_key_values, (KVCache, tuple, list)) else 0
     if layers is not None and held not in (0, layers):
@@ -391,6 +426,7 @@ def as_cache(
     if isinstance(past_key_values, KVCache):
         if past_key_values.longest is None:
             past_key_values.longest = longest
+        check_layers(past_key_values)
         return past_key_values
     cache = KVCache()
     cache.longest = longest
@@ -404,7 +440,25 @@ def as_cache(
         cache.update(layer, entry[0], entry[1])  # the first step after this copies into buffers of the cache's own
         if len(entry) == 4:
             cache.set_cross(layer, entry[2], entry[3])
+    check_layers(cache)
     return cache
+
+
+def check_layers(cache: KVCache) -> None:
+    """Every layer holds as much as the first, by which the masks are built; a single step has none that would differ.
+
+    Raises:
+        ValueError: a layer with another number of positions, or of an encoder's.
+    """
+    if tracing():
+        return
+    lengths = [(layer.length, 0 if layer.cross is None else layer.cross[0].shape[2]) for layer in cache._layers]
+    for layer, held in enumerate(lengths):
+        if held != lengths[0]:
+            raise ValueError(
+                f"layer {layer} of the cache holds {held[0]} positions and {held[1]} of an encoder, but layer 0 holds "
+                f"{lengths[0][0]} and {lengths[0][1]}: expected as many in every layer."
+            )
 
 
 def _tensors_of(cache: KVCache) -> tuple[list[Any], None]:

@@ -114,10 +114,23 @@ def test_what_does_not_fit_is_refused() -> None:
     for batch, length in ((0, 8), (1, 25), (1, 0)):
         with pytest.raises(ValueError, match=r"expected a batch of at least 1, and 1 to 24 positions"):
             StaticKVCache(ours.config, batch=batch, max_length=length)
+    for arguments in ({"batch": True}, {"batch": 2.0}, {"batch": 2, "max_length": 4.0}):
+        with pytest.raises(TypeError, match=r"StaticKVCache\((batch|max_length)=.*\): expected an integer"):
+            StaticKVCache(ours.config, **arguments)  # type: ignore[arg-type]
+    for length in (1.5, True, "1"):
+        with pytest.raises(TypeError, match=r"crop\(.*expected a number of positions, an integer"):
+            static.crop(length)  # type: ignore[arg-type]
+    for rows in ([0, 1], torch.tensor([0.0, 1.0]), torch.tensor(1)):
+        with pytest.raises(TypeError, match="expected a one-dimensional tensor of row numbers"):
+            static.reorder(rows)  # type: ignore[arg-type]
+    for numbers in ([0, 2], [-1, 0], []):
+        with pytest.raises(IndexError, match="expected numbers from 0 to 1, at least one"):
+            static.reorder(torch.tensor(numbers, dtype=torch.long))
     for change, message in (
         (lambda: static.crop(6), r"crop\(6\): the cache holds 5 positions"),
         (lambda: static.reorder(torch.tensor([0])), "of batch 2 cannot become one of 1"),
         (lambda: static.batch_repeat(2), "cannot grow 2 times"),
+        (lambda: static.batch_repeat(True), "cannot grow True times"),
         (lambda: static.set_cross(0, torch.ones(1), torch.ones(1)), "holds no keys of an encoder"),
         (lambda: as_cache(static, 2), "which this model cannot use: pass a KVCache"),
         (lambda: as_cache(static, 3, static=True), "holds 2 layers, but this model has 3 layers"),

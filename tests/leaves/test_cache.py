@@ -200,6 +200,73 @@ def test_what_does_not_fit_is_refused(new: Tensor, message: str) -> None:
         assert_holds(cache, expected)
 
 
+def pairs(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.ones(shape) for shape in shapes)
+
+
+FIVE, THREE = (B, H, 5, D), (B, H, 3, D)
+# what a caller may have put together by hand: each entry of these would be broadcast, or misread, somewhere
+UNEQUAL: dict[str, tuple[tuple[tuple[Tensor, ...], ...], str]] = {
+    "a value for every second key": ((pairs(FIVE, THREE),), r"keys of the shape \[2, 3, 5, 4\].*expected both"),
+    "without heads": ((pairs((B, 5, D), (B, 5, D)),), r"expected both \[batch, heads, positions, head size\]"),
+    "another dtype": (
+        ((torch.ones(FIVE), torch.ones(FIVE).double()),),
+        r"keys .* in torch\.float32 and values .* in torch\.float64: expected both",
+    ),
+    "layers of different lengths": (
+        (pairs(FIVE, FIVE), pairs(THREE, THREE)),
+        "layer 1 of the cache holds 3 positions and 0 of an encoder, but layer 0 holds 5 and 0: expected as many",
+    ),
+    "an encoder of one row": (
+        (pairs(FIVE, FIVE, (1, H, 3, D), (1, H, 3, D)),),
+        "the cache holds a batch of 2, but this call has a batch of 1",
+    ),
+    "an encoder's value for every second key": ((pairs(FIVE, FIVE, FIVE, THREE),), "expected both"),
+    "an encoder in one layer": (
+        (pairs(FIVE, FIVE, THREE, THREE), pairs(FIVE, FIVE)),
+        "layer 1 of the cache holds 5 positions and 0 of an encoder, but layer 0 holds 5 and 3",
+    ),
+    "encoders of different lengths": (
+        (pairs(FIVE, FIVE, THREE, THREE), pairs(FIVE, FIVE, FIVE, FIVE)),
+        "layer 1 of the cache holds 5 positions and 5 of an encoder, but layer 0 holds 5 and 3",
+    ),
+}
+
+
+def by_hand(past: tuple[tuple[Tensor, ...], ...]) -> KVCache:
+    cache = KVCache()
+    for layer, entry in enumerate(past):
+        cache.update(layer, entry[0], entry[1])
+        if len(entry) == 4:
+            cache.set_cross(layer, entry[2], entry[3])
+    return cache
+
+
+@pytest.mark.parametrize("kind", UNEQUAL)
+def test_what_does_not_fit_together_is_refused(kind: str) -> None:
+    past, message = UNEQUAL[kind]
+    with pytest.raises(ValueError, match=message):
+        as_cache(past)
+    with pytest.raises(ValueError, match=message):
+        as_cache(by_hand(past))
+
+
+def test_later_positions_need_a_value_each_too() -> None:
+    cache, expected = filled(3, layers=1)
+    with pytest.raises(ValueError, match=r"keys of the shape \[2, 3, 2, 4\] .* values of the shape \[2, 3, 1, 4\]"):
+        cache.update(0, states(2)[0], states(1)[0])
+    assert_holds(cache, expected)
+
+
+def test_an_encoder_that_comes_first() -> None:
+    cache = KVCache()
+    cache.set_cross(0, *pairs(THREE, THREE))
+    with pytest.raises(ValueError, match="the cache holds a batch of 2, but this call has a batch of 1"):
+        cache.update(0, *pairs((1, H, 5, D), (1, H, 5, D)))
+    cache.update(0, *pairs(FIVE, FIVE))
+    assert [tensor.shape[2] for tensor in cache[0]] == [5, 5, 3, 3]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The classic tuple
 
