@@ -24,6 +24,7 @@ __all__ = [
     "check_ids",
     "check_length",
     "check_model_inputs",
+    "check_places",
     "check_positions",
     "merge_choices",
     "tracing",
@@ -121,6 +122,23 @@ def check_positions(
             f"position_ids has shape {list(position_ids.shape)}; expected [{length}], [1, {length}] or "
             f"[{batch}, {length}]."
         )
+
+
+def check_places(places: Tensor, length: int, name: str) -> None:
+    """A one-dimensional tensor of positions, `-length ... length - 1`, at least one.
+
+    Raises:
+        TypeError: not of integers. ValueError: another shape, empty, or a position that is not there.
+    """
+    if places.dtype not in _INTEGERS:
+        raise TypeError(f"{name} has dtype {places.dtype}; expected positions as torch.int64 or torch.int32.")
+    if places.dim() != 1 or places.shape[0] == 0:
+        raise ValueError(f"{name} has shape {list(places.shape)}; expected [positions], at least one.")
+    if tracing():
+        return
+    low, high = torch.aminmax(places)
+    if int(low) < -length or int(high) >= length:
+        raise ValueError(f"{name} = {places.tolist()}: expected positions from {-length} to {length - 1}.")
 
 
 def check_model_inputs(

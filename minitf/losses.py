@@ -164,7 +164,7 @@ def sequence_classification_loss(logits: Tensor, labels: Tensor, problem_type: s
     )
 
 
-def multiple_choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def multiple_choice_loss(logits: Tensor, labels: Tensor, name: str = "labels") -> Tensor:
     """Cross-entropy over the choices of a question: each choice got one score.
 
         choice 0    who   purrs  [SEP]  dogs       score -1.3
@@ -173,8 +173,9 @@ def multiple_choice_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: `[B, N]`, the score of each choice. labels: `[B]`, the right choice, or -100.
+        name: what the caller's argument is called, for errors.
     """
-    check_labels(labels, logits.shape[:1], logits.shape[1], "labels", ignored=IGNORED)
+    check_labels(labels, logits.shape[:1], logits.shape[1], name, ignored=IGNORED)
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED)
 
 

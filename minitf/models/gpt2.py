@@ -28,7 +28,9 @@ from minitf import losses, masks, products
 from minitf.activations import get_activation
 from minitf.attention import attend
 from minitf.cache import KVCache, StaticKVCache, as_cache
-from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices, tracing
+from minitf.checks import (
+    check_choices, check_encoder_inputs, check_ids, check_model_inputs, check_places, merge_choices, tracing,
+)
 from minitf.config import GPT2Config
 from minitf.memory import checkpointed
 from minitf.outputs import (
@@ -373,6 +375,18 @@ def warn_of_left_padding(attention_mask: Tensor | None) -> None:
         )
 
 
+def warn_of_padding_at_the_end(attention_mask: Tensor | None) -> None:
+    """Say, once in a process, that the last position is classified although the mask hides it."""
+    if attention_mask is None or attention_mask.dim() != 2 or "padding at the end" in _said or tracing():
+        return
+    if not bool(attention_mask[:, -1].all()):
+        _said.add("padding at the end")
+        logger.warning(
+            "attention_mask hides the last position of a row, and inputs_embeds do not say which token is the last: "
+            "the padding is classified. Pad on the left, or pass input_ids."
+        )
+
+
 # ====================================================================================================================
 # The heads
 #
@@ -440,9 +454,11 @@ def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tenso
     """The last `logits_to_keep` positions of `[B, T, C]` (0 = all), or the positions that a tensor lists.
 
     Raises:
-        ValueError: a negative number, or more positions than there are. TypeError: neither an int nor a tensor.
+        ValueError: a negative number, or more positions than there are; a tensor that is empty, not of one dimension,
+            or with a position that is not there (-1 = the last). TypeError: neither an int nor a tensor of integers.
     """
     if isinstance(logits_to_keep, Tensor):
+        check_places(logits_to_keep, hidden_states.shape[1], "logits_to_keep")
         return hidden_states[:, logits_to_keep]
     if not isinstance(logits_to_keep, int) or isinstance(logits_to_keep, bool):
         raise TypeError(f"logits_to_keep = {logits_to_keep!r}: expected a number, or a tensor of positions.")
@@ -498,12 +514,13 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
         output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """`mc_token_ids` `[B, N]`: the token whose vector is scored (None = the last).
+        """`mc_token_ids` `[B, N]`: the token whose vector is scored; None = the last. For `summary_type` "cls_index".
 
         `labels` `[B, N, T]` give `loss`, `mc_labels` `[B]` (the right continuation) give `mc_loss`. `hidden_states`,
         as transformers has them, are `[B * N, T, C]` but for the last, which is `[B, N, T, C]`.
         """
         choices = check_choices(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
+        self.check_choosing(input_ids if input_ids is not None else inputs_embeds, mc_token_ids, mc_labels)
         outputs = self.transformer(
             merge_choices(input_ids), past_key_values, merge_choices(attention_mask), merge_choices(token_type_ids),
             merge_choices(position_ids), head_mask=head_mask, inputs_embeds=merge_choices(inputs_embeds),
@@ -518,13 +535,33 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
         if labels is not None:
             loss = losses.causal_language_model_loss(logits, labels)
         if mc_labels is not None:
-            mc_loss = losses.multiple_choice_loss(mc_logits, mc_labels)
+            mc_loss = losses.multiple_choice_loss(mc_logits, mc_labels, "mc_labels")
         all_hidden = (*outputs.hidden_states[:-1], hidden_states) if outputs.hidden_states is not None else None
         output = GPT2DoubleHeadsModelOutput(
             loss=loss, mc_loss=mc_loss, logits=logits, mc_logits=mc_logits, past_key_values=outputs.past_key_values,
             hidden_states=all_hidden, attentions=outputs.attentions,
         )
         return self.returned(output, return_dict)
+
+
+    def check_choosing(self, given: Any, mc_token_ids: Tensor | None, mc_labels: Tensor | None) -> None:
+        """Which token is scored, and which choice is right; `given` is `[B, N, T, ...]`."""
+        config = self.config
+        if mc_labels is not None and not (config.summary_use_proj and config.summary_proj_to_labels):
+            raise ValueError(
+                "mc_labels need a score for each choice, but this model makes a vector of it: set "
+                "config.summary_use_proj and config.summary_proj_to_labels, or leave mc_labels out."
+            )
+        if mc_token_ids is None:
+            return
+        if config.summary_type != "cls_index":
+            raise ValueError(f"mc_token_ids have no effect with summary_type {config.summary_type!r}: leave them out.")
+        if isinstance(mc_token_ids, Tensor) and mc_token_ids.shape != given.shape[:2]:
+            raise ValueError(
+                f"mc_token_ids has shape {list(mc_token_ids.shape)}; expected {list(given.shape[:2])}, a position for "
+                "each choice."
+            )
+        check_ids(mc_token_ids, given.shape[2], "mc_token_ids", "the number of positions")
 
 
 class GPT2ForSequenceClassification(GPT2PreTrainedModel):
@@ -547,7 +584,8 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         """`labels` and their loss follow `config.problem_type`: see `losses.sequence_classification_loss`.
 
         The last token of a row is the last that is not `config.pad_token_id`, on whichever side the padding stands;
-        without such an id, and for `inputs_embeds`, it is the last position, so then a batch must not be padded.
+        without such an id, and for `inputs_embeds`, it is the last position, so then a batch must not be padded on the
+        right.
         """
         pad_token_id = self.config.pad_token_id
         if input_ids is not None and pad_token_id is None and input_ids.shape[0] > 1:
@@ -560,6 +598,8 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
             inputs_embeds=inputs_embeds, use_cache=use_cache, output_attentions=output_attentions,
             output_hidden_states=output_hidden_states, return_dict=True,
         )
+        if input_ids is None:
+            warn_of_padding_at_the_end(attention_mask)
         logits = self.score(outputs.last_hidden_state)  # [B, T, N]
         last = torch.full((logits.shape[0],), logits.shape[1] - 1, device=logits.device)  # [B]
         if input_ids is not None and pad_token_id is not None:
@@ -594,7 +634,12 @@ class GPT2ForTokenClassification(GPT2PreTrainedModel):
         use_cache: bool | None = None, output_attentions: bool | None = None, output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """`labels` `[B, T]`: 0 ... N - 1, or -100 = not scored."""
+        """`labels` `[B, T]`: 0 ... N - 1, or -100 = not scored. A cache is filled, if it is given, but not returned."""
+        if use_cache and past_key_values is None:
+            raise ValueError(
+                "use_cache=True has no effect: this class returns no cache. Give it one to fill, "
+                "past_key_values=minitf.KVCache(), or leave it out."
+            )
         outputs = self.transformer(
             input_ids, past_key_values, attention_mask, token_type_ids, position_ids, head_mask=head_mask,
             inputs_embeds=inputs_embeds, use_cache=use_cache, output_attentions=output_attentions,

@@ -20,6 +20,7 @@ from minitf.checks import (
     check_ids,
     check_length,
     check_model_inputs,
+    check_places,
     check_positions,
     tracing,
 )
@@ -169,6 +170,23 @@ CASES: list[tuple[Callable[[], Any], type[Exception], list[str]]] = [
         lambda: check_choices(IDS[None], None, IDS[:, None]),
         ValueError,
         ["attention_mask has shape [2, 1, 3]", "input_ids has batch 1 and 2 choices", "expected [1, 2, positions]"],
+    ),
+    # places in a sequence of 3
+    *(
+        (lambda value=value: check_places(torch.tensor(value), 3, "places"), error, [f"places {part}", expected])
+        for value, error, part, expected in (
+            ([0, 3], ValueError, "= [0, 3]", "expected positions from -3 to 2"),
+            ([-4], ValueError, "= [-4]", "expected positions from -3 to 2"),
+            (1, ValueError, "has shape []", "expected [positions], at least one"),
+            ([[1]], ValueError, "has shape [1, 1]", "expected [positions], at least one"),
+            ([1.0], TypeError, "has dtype torch.float32", "torch.int64 or torch.int32"),
+            ([True], TypeError, "has dtype torch.bool", "torch.int64 or torch.int32"),
+        )
+    ),
+    (
+        lambda: check_places(torch.tensor([], dtype=torch.long), 3, "empty places"),
+        ValueError,
+        ["empty places has shape [0]", "at least one"],
     ),
 ]
 
