@@ -483,7 +483,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
     @classmethod
     def from_json_file(cls: type[Config], json_file: str | os.PathLike[str], **overrides: Any) -> Config:
         """A configuration from one JSON file of any name."""
-        return cls.from_dict(_read_json(Path(json_file)), source=str(json_file), **overrides)
+        return cls.from_dict(read_json(Path(json_file)), source=str(json_file), **overrides)
 
     @classmethod
     def get_config_dict(
@@ -497,7 +497,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """`(contents of config.json, {})`, as in transformers, where the second part held unused keywords."""
         path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
-        return _read_json(path), {}
+        return read_json(path), {}
 
     @classmethod
     def from_pretrained(
@@ -524,7 +524,7 @@ class PretrainedConfig(metaclass=StrictKeywords):
             TypeError: an unknown override.
         """
         path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
-        return cls.from_dict(_read_json(path), source=str(path), **overrides)
+        return cls.from_dict(read_json(path), source=str(path), **overrides)
 
     # -- Python's protocols ----------------------------------------------------------------------------------------
 
@@ -588,7 +588,7 @@ def _config_file(
     return path / CONFIG_NAME
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a doubled key is an error, because one of the two values would be dropped silently."""
 
     from weights_tools.regular import read_text
@@ -735,6 +735,9 @@ class GPT2Config(PretrainedConfig):
     use_cache: bool = flag(True)
     classifier_dropout: float | None = optional_probability(None)
     add_cross_attention: bool = flag(False)
+    chunk_size_feed_forward: int = ruled(
+        0, "0, because GPT-2's feed-forward layer does not run in pieces", lambda v: is_integer(v) and v == 0
+    )
     gradient_checkpointing: bool = flag(False)
     torchscript: bool = flag(False)
     bos_token_id: int | None = optional_id(50256)

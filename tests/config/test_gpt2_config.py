@@ -110,6 +110,10 @@ REFUSED_VALUES = [
                      "scale_attn_by_inverse_layer_idx", "use_cache", "add_cross_attention")
         for value in (0, 1, None)
     ),
+    *(
+        ("chunk_size_feed_forward", value, "0, because GPT-2's feed-forward layer does not run in pieces")
+        for value in (1, 7, -1, None, False)
+    ),
     *(("summary_type", value, "one of 'cls_index', 'last', 'first', 'mean'") for value in ("attn", "token_ids", None)),
     *(("summary_activation", value, "the name of an implemented activation, or None") for value in ("none", 3)),
     *(("activation_function", value, "the name of an implemented activation") for value in ("gelus", None, 3)),
