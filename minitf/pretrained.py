@@ -349,7 +349,7 @@ class PreTrainedModel(nn.Module):
             The input embeddings, an `nn.Embedding`.
 
         Raises:
-            ValueError: not a positive number.
+            ValueError: not a positive number, or one that would cut off a special token of the configuration.
         """
         old = self.get_input_embeddings()
         rows = old.num_embeddings if new_num_tokens is None else new_num_tokens
@@ -360,8 +360,7 @@ class PreTrainedModel(nn.Module):
         rows = -(-rows // multiple) * multiple
         if rows == old.num_embeddings:
             return old  # the same parameters, which an optimiser may hold
-        if old.padding_idx is not None and old.padding_idx >= rows:
-            raise ValueError(f"{rows} rows would cut off the padding token {old.padding_idx}.")
+        self._check_special_tokens(old, rows)
         fresh = nn.Embedding(rows, old.embedding_dim, padding_idx=old.padding_idx).to(
             old.weight.device, old.weight.dtype
         )
@@ -374,6 +373,16 @@ class PreTrainedModel(nn.Module):
             self._resize_scores(decoder, rows)
         self.tie_weights()
         return old
+
+    def _check_special_tokens(self, embeddings: nn.Embedding, rows: int) -> None:
+        """A padding or end token without a row would be looked for in vain, without a word."""
+        if embeddings.padding_idx is not None and embeddings.padding_idx >= rows:
+            raise ValueError(f"{rows} rows would cut off the padding token {embeddings.padding_idx}.")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(self.config, name, None)
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and rows <= token < embeddings.num_embeddings:
+                    raise ValueError(f"{rows} rows would cut off config.{name} = {value}: set another one first.")
 
     def _resize_scores(self, decoder: nn.Linear, rows: int) -> None:
         fresh = nn.Linear(decoder.in_features, rows, bias=decoder.bias is not None)
