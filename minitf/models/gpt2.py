@@ -544,6 +544,11 @@ class GPT2DoubleHeadsModel(GPT2WithWordScores):
         return self.returned(output, return_dict)
 
 
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """`input_ids` `[3, 1, 5]`: one continuation each."""
+        return {name: value[:, None] for name, value in super().dummy_inputs.items()}
+
     def check_choosing(self, given: Any, mc_token_ids: Tensor | None, mc_labels: Tensor | None) -> None:
         """Which token is scored, and which choice is right; `given` is `[B, N, T, ...]`."""
         config = self.config
@@ -573,6 +578,12 @@ class GPT2ForSequenceClassification(GPT2PreTrainedModel):
         self.transformer = GPT2Model(config)
         self.score = nn.Linear(config.n_embd, self.num_labels, bias=False)
         self.post_init()
+
+    @property
+    def dummy_inputs(self) -> dict[str, Tensor]:
+        """`input_ids` `[3, 5]`; only the first row without a padding token, which a batch needs."""
+        rows = 1 if self.config.pad_token_id is None else 3
+        return {name: value[:rows] for name, value in super().dummy_inputs.items()}
 
     def forward(
         self, input_ids: Tensor | None = None, past_key_values: KVCache | Sequence[Any] | None = None,
