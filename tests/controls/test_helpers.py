@@ -12,21 +12,35 @@ import torch
 import torch.nn.functional as F
 
 import minitf
-from tests.controls.models import HEADS, LAYERS, build, close, config
-from tests.parity.bert_pairs import CLASSES, inputs_for
+from tests.controls.models import (
+    CLASSES,
+    HEADS,
+    LAYERS,
+    SEVERAL,
+    TRUNKS,
+    build,
+    close,
+    config,
+    inputs_for,
+    is_gpt2,
+    objective,
+)
 from tests.support import padded_batch
 
 # ---------------------------------------------------------------------------------------------------------- activation
 
 
-def test_an_activation_given_as_a_function(tmp_path: Path) -> None:
-    named, given = build("BertForMaskedLM", hidden_act="relu"), build("BertForMaskedLM", hidden_act=F.relu)
+@pytest.mark.parametrize(
+    ("class_name", "key"), [("BertForMaskedLM", "hidden_act"), ("GPT2LMHeadModel", "activation_function")]
+)
+def test_an_activation_given_as_a_function(class_name: str, key: str, tmp_path: Path) -> None:
+    named, given = build(class_name, **{key: "relu"}), build(class_name, **{key: F.relu})
     with torch.no_grad():
         assert torch.equal(named(**padded_batch()).logits, given(**padded_batch()).logits)
-        assert not close(build("BertForMaskedLM")(**padded_batch()).logits, given(**padded_batch()).logits)
+        assert not close(build(class_name)(**padded_batch()).logits, given(**padded_batch()).logits)
         for twin in (copy.deepcopy(given), pickle.loads(pickle.dumps(given))):
             assert torch.equal(twin(**padded_batch()).logits, given(**padded_batch()).logits)
-    with pytest.raises(ValueError, match=r"hidden_act is a function, which JSON cannot hold.*ACT2FN"):
+    with pytest.raises(ValueError, match=rf"{key} is a function, which JSON cannot hold.*ACT2FN"):
         given.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -45,20 +59,21 @@ def test_extended_attention_mask() -> None:
     square = torch.rand(3, 7, 7) > 0.5
     assert torch.equal(model.get_extended_attention_mask(square, (3, 7))[:, 0] == 0, square)
     assert model.double().get_extended_attention_mask(padding, (3, 7)).min() == torch.finfo(torch.float64).min
-    decoder = build("BertModel", is_decoder=True)
-    causal = decoder.get_extended_attention_mask(padding, (3, 7))
-    assert causal.shape == (3, 1, 7, 7)
-    assert torch.equal(causal[:, 0] == 0, padding.bool()[:, None] & torch.ones(7, 7).tril().bool())
-    assert decoder.get_extended_attention_mask(padding, (3, 2)).shape == (3, 1, 2, 7)
+    for decoder in (build("BertModel", is_decoder=True), build("GPT2Model")):
+        causal = decoder.get_extended_attention_mask(padding, (3, 7))
+        assert causal.shape == (3, 1, 7, 7)
+        assert torch.equal(causal[:, 0] == 0, padding.bool()[:, None] & torch.ones(7, 7).tril().bool())
+        assert decoder.get_extended_attention_mask(padding, (3, 2)).shape == (3, 1, 2, 7)
     with pytest.raises(ValueError, match=r"attention_mask has shape \[7\].*expected"):
         model.get_extended_attention_mask(padding[0], (3, 7))
 
 
-def test_invert_attention_mask() -> None:
-    model = build()
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_invert_attention_mask(trunk: str) -> None:
+    model = build(trunk)
     padding = padded_batch()["attention_mask"]
     inverted = model.invert_attention_mask(padding)
-    assert torch.equal(inverted, model.get_extended_attention_mask(padding, (3, 7)))
+    assert torch.equal(inverted, build().get_extended_attention_mask(padding, (3, 7)))
     assert model.half().invert_attention_mask(padding[:, None].expand(3, 7, 7)).dtype == torch.float16
 
 
@@ -115,8 +130,9 @@ def test_the_head_masks_are_those_of_transformers_4(kind: str) -> None:
     assert torch.equal(torch.stack(layers), torch.tensor(recorded))
 
 
-def test_get_head_mask() -> None:
-    model = build()
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_get_head_mask(trunk: str) -> None:
+    model = build(trunk)
     assert model.get_head_mask(None, LAYERS) == [None] * LAYERS  # as transformers 4.49.0
     factors = torch.rand(3, LAYERS, HEADS)
     for given, shape in ((factors[0, 0], (1, 4, 1, 1)), (factors[0], (1, 4, 1, 1)), (factors, (3, 4, 1, 1))):
@@ -132,14 +148,18 @@ def test_get_head_mask() -> None:
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_trunk_prefix_and_dummy_inputs(class_name: str) -> None:
     model = build(class_name)
-    assert model.base_model_prefix == "bert"
-    assert model.base_model is (model if class_name == "BertModel" else model.bert)
+    prefix = "transformer" if is_gpt2(class_name) else "bert"
+    assert model.base_model_prefix == prefix
+    assert model.base_model is (model if class_name in TRUNKS else getattr(model, prefix))
     inputs = model.dummy_inputs
-    shape = (3, 1, 5) if class_name == "BertForMultipleChoice" else (3, 5)
+    shape = (3, 1, 5) if class_name in SEVERAL else (3, 5)
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {"input_ids": shape}
     assert len(model(**inputs)) > 0
-    small = getattr(minitf, class_name)(config(vocab_size=3))
+    small = getattr(minitf, class_name)(config(class_name, vocab_size=3))
     assert small.dummy_inputs["input_ids"].max() < 3
+    if is_gpt2(class_name):
+        unpadded = getattr(minitf, class_name)(config(class_name, pad_token_id=None))
+        assert len(unpadded(**unpadded.dummy_inputs)) > 0
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
@@ -154,14 +174,15 @@ def test_init_weights_and_post_init_draw_fresh_weights(class_name: str) -> None:
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     for name, tensor in states[0].items():
-        if name.endswith("LayerNorm.weight"):
+        spread = 0.01 if name.endswith("c_proj.weight") else 0.02  # 0.02 / sqrt(2 * 2 layers)
+        if name.endswith(("LayerNorm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")):
             assert torch.equal(tensor, torch.ones_like(tensor)), name
         elif name.endswith("bias"):
             assert tensor.abs().max() == 0, name
         elif tensor.numel() > 1000:
-            assert 0.017 < tensor.std() < 0.023, name
+            assert 0.85 * spread < tensor.std() < 1.15 * spread, name
     words = model.get_input_embeddings().weight
-    assert words[0].abs().max() == 0
+    assert bool(words[0].any()) is is_gpt2(class_name)  # BERT's padding token is 0; GPT-2 has none
     model.check_ties()
 
 
@@ -198,5 +219,5 @@ def test_gradients_of_hidden_states(class_name: str, checkpointing: bool) -> Non
     output = model(**inputs_for(class_name), output_hidden_states=True)
     for state in output.hidden_states:
         state.retain_grad()
-    (output.pooler_output.square().sum() if class_name == "BertModel" else output.loss).backward()
+    objective(class_name, output).backward()
     assert all(state.grad is not None and state.grad.abs().sum() > 0 for state in output.hidden_states)

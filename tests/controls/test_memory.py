@@ -10,15 +10,21 @@ import pytest
 import torch
 
 import minitf
-from tests.controls.models import LAYERS, build, close
-from tests.parity.bert_pairs import CLASSES, inputs_for
+from tests.controls.models import (
+    CLASSES,
+    DECODERS,
+    HEAD_CLASSES,
+    LAYERS,
+    TRUNKS,
+    blocks,
+    build,
+    close,
+    inputs_for,
+    is_gpt2,
+    objective,
+)
+from tests.parity import bert_pairs
 from tests.support import padded_batch
-
-
-def loss_of(class_name: str, model: Any, inputs: dict[str, Any], **more: Any) -> torch.Tensor:
-    output = model(**inputs, **more)
-    loss: torch.Tensor = output.pooler_output.square().sum() if class_name == "BertModel" else output.loss
-    return loss
 
 
 def count_calls(modules: Any) -> list[int]:
@@ -37,16 +43,17 @@ def count_calls(modules: Any) -> list[int]:
 
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_checkpointing_gives_equal_gradients_with_dropout_and_runs_layers_twice(class_name: str) -> None:
-    model = build(class_name).train()
+    # without a cache on either side: it stores keys contiguously, and a product may round by the layout
+    model = build(class_name, use_cache=False).train()
     inputs = inputs_for(class_name)
-    calls = count_calls(model.base_model.encoder.layer)
+    calls = count_calls(blocks(model))
     gradients = []
     for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
         switch()
         model.zero_grad()
         calls.clear()
         torch.manual_seed(3)
-        loss_of(class_name, model, inputs).backward()
+        objective(class_name, model(**inputs)).backward()
         assert len(calls) == (2 * LAYERS if model.is_gradient_checkpointing else LAYERS)
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     assert model.is_gradient_checkpointing
@@ -54,10 +61,31 @@ def test_checkpointing_gives_equal_gradients_with_dropout_and_runs_layers_twice(
     assert [name for name, gradient in gradients[0].items() if not torch.equal(gradient, gradients[1][name])] == []
 
 
-def test_checkpointing_with_everything_else_switched_on() -> None:
+def test_checkpointing_without_the_cache_that_was_the_default() -> None:
+    model = build("GPT2LMHeadModel").double()
+    inputs = inputs_for("GPT2LMHeadModel")
+    gradients = []
+    for enabled in (False, True):
+        if enabled:
+            model.train().gradient_checkpointing_enable()
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
+        model.zero_grad()
+        output = model(**inputs)
+        assert (output.past_key_values is None) is enabled
+        output.loss.backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_checkpointing_with_everything_else_switched_on(class_name: str) -> None:
     """A head mask, probabilities, hidden states, chunks and cross-attention pass through the recomputed layer."""
-    model = build("BertLMHeadModel", add_cross_attention=True, chunk_size_feed_forward=2).train()
-    inputs = inputs_for("BertLMHeadModel")
+    chunks = {} if is_gpt2(class_name) else {"chunk_size_feed_forward": 2}
+    model = build(class_name, add_cross_attention=True, use_cache=False, **chunks).train()
+    inputs = inputs_for(class_name)
     inputs["encoder_hidden_states"] = torch.randn(3, 4, 64)
     results = []
     for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
@@ -71,17 +99,31 @@ def test_checkpointing_with_everything_else_switched_on() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-def test_checkpointing_does_nothing_in_evaluation() -> None:
-    model = build("BertModel")
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_checkpointing_does_nothing_in_evaluation(trunk: str) -> None:
+    model = build(trunk)
     model.gradient_checkpointing_enable()
-    calls = count_calls(model.encoder.layer)
-    model(**padded_batch()).pooler_output.sum().backward()
+    calls = count_calls(blocks(model))
+    objective(trunk, model(**padded_batch())).backward()
     assert len(calls) == LAYERS
 
 
-def test_checkpointing_and_the_cache() -> None:
+def test_only_the_form_that_is_implemented() -> None:
+    model = build("GPT2LMHeadModel")
+    assert model.supports_gradient_checkpointing
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing
+    model.gradient_checkpointing_disable()
+    for settings in ({"use_reentrant": True}, {"preserve_rng_state": True}):
+        with pytest.raises(ValueError, match="only use_reentrant=False is implemented"):
+            model.gradient_checkpointing_enable(settings)
+    assert not model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_checkpointing_and_the_cache(class_name: str) -> None:
     """A cache asked for is an error; the configuration's default gives way for the call and stays as it is."""
-    model = build("BertLMHeadModel").train()
+    model = build(class_name).train()
     model.gradient_checkpointing_enable()
     ids = padded_batch(padding="none")["input_ids"]
     written = model.config.to_json_string()
@@ -99,12 +141,13 @@ def test_checkpointing_and_the_cache() -> None:
     assert isinstance(model(ids).past_key_values, minitf.KVCache)
 
 
-def test_old_files_switch_checkpointing_on_by_the_configuration(tmp_path: Path) -> None:
-    build("BertModel").save_pretrained(tmp_path)
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_old_files_switch_checkpointing_on_by_the_configuration(trunk: str, tmp_path: Path) -> None:
+    build(trunk).save_pretrained(tmp_path)
     for value in (True, False):
         file = tmp_path / "config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "gradient_checkpointing": value}))
-        assert minitf.BertModel.from_pretrained(tmp_path).is_gradient_checkpointing is value
+        assert getattr(minitf, trunk).from_pretrained(tmp_path).is_gradient_checkpointing is value
 
 
 # -------------------------------------------------------------------------------------------------------------- chunks
@@ -153,28 +196,30 @@ def test_without_a_pooler() -> None:
     assert torch.equal(output.last_hidden_state, whole(**padded_batch()).last_hidden_state)
 
 
-@pytest.mark.parametrize("class_name", CLASSES[1:])
+@pytest.mark.parametrize("class_name", bert_pairs.HEADS)
 def test_which_classes_have_a_pooler(class_name: str) -> None:
     without = ("BertLMHeadModel", "BertForMaskedLM", "BertForTokenClassification", "BertForQuestionAnswering")
     assert (build(class_name).bert.pooler is None) is (class_name in without)
 
 
-@pytest.mark.parametrize("class_name", CLASSES[1:])
+@pytest.mark.parametrize("class_name", HEAD_CLASSES)
 def test_a_frozen_trunk_gets_no_gradients_and_does_not_move(class_name: str) -> None:
-    model = build(class_name).train()
-    for parameter in model.bert.parameters():
+    # all of GPT2LMHeadModel's head is tied to the trunk
+    model = build(class_name, tie_word_embeddings=class_name != "GPT2LMHeadModel").train()
+    trunk = f"{model.base_model_prefix}."
+    for parameter in model.base_model.parameters():
         parameter.requires_grad = False
     head = [name for name, p in model.named_parameters() if p.requires_grad]
     assert head
-    assert not [name for name in head if name.startswith("bert.")]
+    assert not [name for name in head if name.startswith(trunk)]
     assert model.num_parameters(only_trainable=True) == sum(model.get_parameter(name).numel() for name in head)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(**inputs_for(class_name)).loss.backward()
+    objective(class_name, model(**inputs_for(class_name))).backward()
     optimiser.step()
     got = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert got == head
-    tied = {target for target, source in model.ties().items() if source.startswith("bert.")}
+    tied = {target for target, source in model.ties().items() if source.startswith(trunk)}
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     aliases = {target for target, source in model.ties().items() if source in head}
     assert moved == {*head, *aliases} - tied
