@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import minitf
-from tests.controls.models import ATTENTION, HEADS, LAYERS, build, close
+from tests.controls.models import ATTENTION, DECODERS, HEADS, LAYERS, build, close, is_gpt2
 from tests.support import padded_batch
 
 POSITIONS = ("absolute", "relative_key", "relative_key_query")
+KINDS = [*(("BertLMHeadModel", {"position_embedding_type": kind}) for kind in POSITIONS), ("GPT2LMHeadModel", {})]
+"""Every kind of decoder. How GPT-2 is fed with a cache is tested in tests/parity/test_gpt2_cache.py."""
 PIECES = ([1] * 7, [4, 3], [1, 6], [6, 1], [2, 1, 3, 1])
 ENCODER_LENGTH = 5
 
@@ -51,9 +53,9 @@ def decode(model: Any, inputs: dict[str, torch.Tensor], lengths: list[int], cach
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_a_later_token_changes_nothing_before_it(attention: str, positions: str) -> None:
-    model = build("BertLMHeadModel", attn_implementation=attention, position_embedding_type=positions)
+@pytest.mark.parametrize(("class_name", "settings"), KINDS)
+def test_a_later_token_changes_nothing_before_it(attention: str, class_name: str, settings: dict[str, Any]) -> None:
+    model = build(class_name, attn_implementation=attention, **settings)
     ids = padded_batch(padding="none")["input_ids"]
     with torch.no_grad():
         logits = model(ids).logits
@@ -76,9 +78,10 @@ def test_an_encoder_looks_both_ways_and_a_decoder_does_not() -> None:
             assert same is is_decoder
 
 
-def test_a_square_mask_joins_the_causal_one() -> None:
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_a_square_mask_joins_the_causal_one(class_name: str) -> None:
     """[B, T, S] from the caller and the triangle: a key must be allowed by both."""
-    model = build("BertLMHeadModel", attn_implementation="eager")
+    model = build(class_name, attn_implementation="eager")
     ids = padded_batch(padding="none")["input_ids"]
     square = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(1)) > 0.4
     square |= torch.eye(7, dtype=torch.bool)
@@ -242,8 +245,9 @@ def test_keys_of_the_encoder_are_computed_once() -> None:
     assert [tuple(tensor.shape) for tensor in cache[0]] == [(3, 4, 7, 16)] * 2 + [(3, 4, ENCODER_LENGTH, 16)] * 2
 
 
-def test_a_classic_tuple_of_four_with_reordered_rows() -> None:
-    model = build("BertLMHeadModel", add_cross_attention=True)
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_a_classic_tuple_of_four_with_reordered_rows(class_name: str) -> None:
+    model = build(class_name, add_cross_attention=True)
     inputs = {**padded_batch(padding="none"), **encoder()}
     rows = torch.tensor([1, 1, 0])
     chosen = {name: value[rows] for name, value in inputs.items()}
@@ -257,8 +261,9 @@ def test_a_classic_tuple_of_four_with_reordered_rows() -> None:
         assert close(decode(model, chosen, [1, 2], cache, start=4)[0], whole)
 
 
-def test_the_encoder_is_read_and_its_padding_is_not() -> None:
-    model = build("BertModel", is_decoder=True, add_cross_attention=True)
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_the_encoder_is_read_and_its_padding_is_not(class_name: str) -> None:
+    model = build(class_name, add_cross_attention=True).base_model
     ids = padded_batch(padding="none")["input_ids"]
     given = encoder()
     with torch.no_grad():
@@ -304,8 +309,9 @@ def test_an_overflow_after_a_cache_names_both_lengths() -> None:
     assert cache.get_seq_length() == 38  # refused before anything was written
 
 
-def test_a_mask_must_cover_the_cache() -> None:
-    model = build("BertLMHeadModel")
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_a_mask_must_cover_the_cache(class_name: str) -> None:
+    model = build(class_name)
     ids = padded_batch(padding="none")["input_ids"]
     cache = model(ids[:, :4]).past_key_values
     refused(
@@ -314,37 +320,55 @@ def test_a_mask_must_cover_the_cache() -> None:
     )  # fmt: skip
 
 
-def test_a_cache_of_another_batch_or_model() -> None:
-    model = build("BertLMHeadModel")
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_a_cache_of_another_batch_or_model(class_name: str) -> None:
+    model = build(class_name)
     ids = padded_batch(padding="none")["input_ids"]
     cache = model(ids[:, :4]).past_key_values
     refused(model, "batch of 3", "batch of 2", "reorder", input_ids=ids[:2, 4:], past_key_values=cache)
     refused(model, "past_key_values is a str", "KVCache", kind=TypeError, input_ids=ids, past_key_values="cache")
-    deeper = build("BertLMHeadModel", num_hidden_layers=3)
+    deeper = build(class_name, num_hidden_layers=3)
     refused(deeper, "2 layers", "3 layers", input_ids=ids[:, 4:], past_key_values=model(ids[:, :4]).past_key_values)
-    shallow = build("BertLMHeadModel", num_hidden_layers=1)
+    shallow = build(class_name, num_hidden_layers=1)
     refused(shallow, "2 layers", "1 layer", input_ids=ids[:, 4:], past_key_values=model(ids[:, :4]).past_key_values)
+    for other, *words in (
+        (build(class_name, num_attention_heads=2), "holds keys of 4 heads x 16", "has 2 heads x 32"),
+        (build(class_name, hidden_size=32), "holds keys of 4 heads x 16", "has 4 heads x 8"),
+        (build(class_name).double(), "in torch.float32", "in torch.float64"),
+        (build(class_name).half(), "in torch.float32", "in torch.float16"),
+    ):
+        refused(other, *words, "belongs to another model", input_ids=ids[:, 4:], past_key_values=cache)
+    assert cache.get_seq_length() == 4
+    uneven = [(key[:, :, : 4 - layer], value[:, :, : 4 - layer]) for layer, (key, value) in enumerate(cache)]
+    # a single step has no mask that could tell: the numbers would be wrong without a word
+    refused(model, "layer 1 of the cache holds 3", "layer 0 holds 4", input_ids=ids[:, 4:5], past_key_values=uneven)
 
 
-def test_cross_attention_inputs_that_would_have_no_effect() -> None:
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_cross_attention_inputs_that_would_have_no_effect(class_name: str) -> None:
     ids = padded_batch(padding="none")["input_ids"]
     given = encoder()
     states, mask = given["encoder_hidden_states"], given["encoder_attention_mask"]
-    refused(
-        build("BertModel"), "encoder_hidden_states", "add_cross_attention", input_ids=ids, encoder_hidden_states=states
-    )
-    model = build("BertLMHeadModel", add_cross_attention=True)
+    for plain in (build(class_name), build("GPT2Model" if is_gpt2(class_name) else "BertModel")):
+        refused(plain, "encoder_hidden_states", "add_cross_attention", input_ids=ids, encoder_hidden_states=states)
+    model = build(class_name, add_cross_attention=True)
     refused(model, "encoder_attention_mask", "no effect", input_ids=ids, encoder_attention_mask=mask)
     with torch.no_grad():
         cache = model(ids[:, :4], **given).past_key_values
     step = {"input_ids": ids[:, 4:], "past_key_values": cache}
     refused(model, "encoder_hidden_states", "cache", **step)
     refused(model, "encoder_hidden_states has 4", "cache", "5", **step, encoder_hidden_states=states[:, :4])
+    one_row = tuple((*entry[:2], entry[2][:1], entry[3][:1]) for entry in cache)  # of the encoder: no broadcasting
+    refused(
+        model, "holds a batch of 3", "has a batch of 1",
+        input_ids=ids[:, 4:], past_key_values=one_row, encoder_hidden_states=states,
+    )  # fmt: skip
     assert cache.get_seq_length() == 4
 
 
-def test_the_batch_of_the_encoder_is_never_broadcast() -> None:
-    model = build("BertLMHeadModel", add_cross_attention=True)
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_the_batch_of_the_encoder_is_never_broadcast(class_name: str) -> None:
+    model = build(class_name, add_cross_attention=True)
     ids = padded_batch(padding="none")["input_ids"]
     states = encoder()["encoder_hidden_states"]
     refused(model, "encoder_hidden_states", "batch 1", "batch 3", input_ids=ids, encoder_hidden_states=states[:1])
