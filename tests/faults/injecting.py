@@ -21,6 +21,8 @@ from typing import Any
 
 from torch import nn
 
+from minitf.cache import KVCache, StaticKVCache
+
 Changes = Iterable[AbstractContextManager[None]]
 
 
@@ -155,27 +157,32 @@ def attention_changed(model: Any, change: Callable[[Any, dict[str, Any]], None])
 def caches_changed(model: Any, **methods: Callable[..., Any]) -> Changes:
     """Methods of the caches that this model fills or continues, also when the caller calls them between two forwards.
 
-    `around(cache, the method before, ...)` stands for each; a cache that another model fills is left alone.
+    `around(cache, the method before, ...)` stands for each; a cache that this model has not seen is left alone.
     """
+    files = files_with(model, "as_cache")
+    seen: list[Any] = []
 
-    @contextmanager
-    def changed(file: Any) -> Iterator[None]:
-        known: list[Any] = []
-        with ExitStack() as stack:
+    def remember(as_cache: Any, *args: Any, **kwargs: Any) -> Any:
+        cache = as_cache(*args, **kwargs)
+        if not any(cache is one for one in seen):
+            seen.append(cache)
+        return cache
 
-            def around(as_cache: Any, *args: Any, **kwargs: Any) -> Any:
-                cache = as_cache(*args, **kwargs)
-                if cache is not None and not any(cache is one for one in known):
-                    known.append(cache)
-                    for name, method in methods.items():
-                        stack.enter_context(wrapped(cache, name, partial(method, cache)))
-                return cache
+    def instead(name: str) -> Callable[..., Any]:
+        def around(before: Any, cache: Any, *args: Any, **kwargs: Any) -> Any:
+            method = partial(before, cache)
+            if any(cache is one for one in seen):
+                method = partial(methods[name], cache, method)
+            return method(*args, **kwargs)
 
-            stack.enter_context(while_running(model.base_model, lambda: wrapped(file, "as_cache", around)))
-            yield
+        return around
 
-    for file in files_with(model, "as_cache"):
-        yield changed(file)
+    for file in files:
+        yield while_running(model.base_model, partial(wrapped, file, "as_cache", remember))
+    for kind in (KVCache, StaticKVCache) if files else ():
+        for name in methods:
+            if name in vars(kind):
+                yield wrapped(kind, name, instead(name))
 
 
 def parts(model: Any, *types: type[nn.Module]) -> list[Any]:

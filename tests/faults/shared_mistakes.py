@@ -69,7 +69,10 @@ def head_mask_before_the_softmax(model: Any) -> Changes:
 
 
 def triangle_replaced(model: Any, triangle: Callable[[int, int], Tensor], *, only_with_cache: bool = False) -> Changes:
-    """`triangle(T, S)`, `[T, S]`, stands for the causal mask of a decoder, single steps included."""
+    """`triangle(T, S)`, `[T, S]`, stands for the causal mask of a decoder, single steps included.
+
+    A `StaticKVCache` brings its own triangle, so a call with one is left as it is.
+    """
 
     def around(build: Any, attention_mask: Any, **sizes: Any) -> Any:
         length, keys = sizes["query_length"], sizes["key_length"]

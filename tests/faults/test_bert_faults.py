@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from torch import Tensor
 import minitf
 from tests.faults.bert_faults import BY_NAME, FAULTS, NOT_IN_BERT
 from tests.faults.injecting import Fault
+from tests.faults.probing import Probe, difference, tensors
 from tests.goldens import bert_runs
 from tests.parity import test_bert, test_bert_decoder, test_bert_goldens, test_bert_settings
 from tests.parity.bert_pairs import TINY, inputs_for
@@ -36,21 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """One parity test, and what is measured beside it.
-
-    Attributes:
-        parity: calls the parity test; raises AssertionError if our model is not the oracle's equal.
-        build: a model in evaluation mode, freshly initialised (True) or with all parameters random (False).
-        run: what the model computes, all tensors whose difference is measured.
-    """
-
-    parity: Callable[[], None]
-    build: Callable[[bool], Any]
-    run: Callable[[Any], list[Tensor]]
-
-
 def built(class_name: str, **settings: Any) -> Callable[[bool], Any]:
     def build(fresh: bool) -> Any:
         torch.manual_seed(0)
@@ -58,14 +43,6 @@ def built(class_name: str, **settings: Any) -> Callable[[bool], Any]:
         return (model if fresh else randomise_(model)).eval()
 
     return build
-
-
-def tensors(output: Any) -> list[Tensor]:
-    flat: list[Tensor] = []
-    for name, value in output.items():
-        if name != "past_key_values":
-            flat += [value] if torch.is_tensor(value) else list(value)
-    return [value.detach() for value in flat]
 
 
 def ran(inputs: dict[str, Any], *, training: bool = False, **flags: Any) -> Callable[[Any], list[Tensor]]:
@@ -303,17 +280,6 @@ def models_with(fault: Fault) -> Iterator[None]:
             patch.setattr(module, "pair", of_pairs(module.pair))
         patch.setattr(bert_runs, "build", of_goldens(bert_runs.build))
         yield
-
-
-def difference(fault: Fault, probe: Probe, *, fresh: bool) -> float:
-    """Largest absolute difference that the mistake makes to anything that the probe computes; NaN counts as inf."""
-    model = probe.build(fresh)
-    sound = probe.run(model)
-    with fault.inject(model):
-        wrong = probe.run(model)
-    assert [value.shape for value in wrong] == [value.shape for value in sound]
-    largest = max(float((a - b).abs().max()) for a, b in zip(wrong, sound, strict=True))
-    return largest if largest == largest else float("inf")
 
 
 def by_name(fault: Fault) -> str:
