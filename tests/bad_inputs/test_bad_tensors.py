@@ -16,10 +16,9 @@ import pytest
 import torch
 
 import minitf
-from tests.controls.models import build
-from tests.parity.bert_pairs import CLASSES, inputs_for
+from tests.controls.models import CLASSES, DECODERS, SEVERAL, TRUNKS, build, inputs_for, is_gpt2
+from tests.controls.models import HEAD_CLASSES as HEADS
 
-HEADS = CLASSES[1:]
 Inputs = dict[str, Any]
 
 
@@ -40,7 +39,7 @@ def refused(class_name: str, inputs: Inputs, kind: type[Exception], *words: str,
 
 def merged(class_name: str, shape: tuple[int, ...]) -> list[int]:
     """The shape as the trunk sees it: the choices of a row are rows."""
-    return [shape[0] * shape[1], *shape[2:]] if class_name == "BertForMultipleChoice" else list(shape)
+    return [shape[0] * shape[1], *shape[2:]] if class_name in SEVERAL else list(shape)
 
 
 def changed(class_name: str, name: str, value: Any) -> Inputs:
@@ -57,19 +56,16 @@ def with_value(class_name: str, name: str, value: float, dtype: torch.dtype | No
 
 # ----------------------------------------------------------------------------------------------------------------- ids
 
-OUTSIDE = [
-    ("input_ids", 61, "vocab_size is 61", "expected 0 to 60"),
-    ("input_ids", 30522, "vocab_size is 61", "expected 0 to 60"),
-    ("input_ids", -1, "vocab_size is 61", "expected 0 to 60"),
-    ("token_type_ids", 2, "type_vocab_size is 2", "expected 0 to 1"),
-    ("token_type_ids", -1, "type_vocab_size is 2", "expected 0 to 1"),
-]
+OUTSIDE = [("input_ids", 61), ("input_ids", 50256), ("input_ids", -1), ("token_type_ids", 61), ("token_type_ids", -1)]
 
 
-@pytest.mark.parametrize(("name", "value", "size", "expected"), OUTSIDE)
+@pytest.mark.parametrize(("name", "value"), OUTSIDE)
 @pytest.mark.parametrize("class_name", CLASSES)
-def test_an_id_out_of_range(class_name: str, name: str, value: int, size: str, expected: str) -> None:
-    refused(class_name, with_value(class_name, name, value), ValueError, f"{name}[1, 2] = {value}", size, expected)
+def test_an_id_out_of_range(class_name: str, name: str, value: int) -> None:
+    words = ("vocab_size is 61", "expected 0 to 60")
+    if name == "token_type_ids" and not is_gpt2(class_name):  # GPT-2's token types are words
+        words = ("type_vocab_size is 2", "expected 0 to 1")
+    refused(class_name, with_value(class_name, name, value), ValueError, f"{name}[1, 2] = {value}", *words)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.bool, torch.float32, torch.float16])
@@ -100,7 +96,7 @@ def test_lists_are_no_tensors(class_name: str, name: str) -> None:
 def test_ids_without_a_batch(class_name: str) -> None:
     ids = torch.tensor([1, 2, 3])
     message = refused(class_name, {"input_ids": ids}, ValueError, "[3]")
-    remedy = "[batch, choices, positions]" if class_name == "BertForMultipleChoice" else "ids.unsqueeze(0)"
+    remedy = "[batch, choices, positions]" if class_name in SEVERAL else "ids.unsqueeze(0)"
     assert remedy in message
 
 
@@ -135,7 +131,8 @@ def test_embeddings_of_another_width_or_kind(class_name: str) -> None:
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_too_long(class_name: str) -> None:
     shape = (*inputs_for(class_name)["input_ids"].shape[:-1], 41)
-    words = ("41 positions", "40 (max_position_embeddings)", "truncate")
+    key = "n_positions" if is_gpt2(class_name) else "max_position_embeddings"
+    words = ("41 positions", f"40 ({key})", "truncate")
     refused(class_name, {"input_ids": torch.ones(shape, dtype=torch.long)}, ValueError, "input_ids has", *words)
     refused(class_name, {"inputs_embeds": torch.ones(*shape, 64)}, ValueError, "inputs_embeds has", *words)
 
@@ -147,9 +144,10 @@ def test_segments_and_positions_of_another_shape(class_name: str) -> None:
         value = inputs["token_type_ids"][..., :6]
         words = (f"{name} has shape {merged(class_name, tuple(value.shape))}", str(merged(class_name, (3, 3, 7))[-1]))
         refused(class_name, {**inputs, name: value}, ValueError, *words)
-    if class_name != "BertForMultipleChoice":
+    if class_name not in SEVERAL:
+        key = "n_positions" if is_gpt2(class_name) else "max_position_embeddings"
         refused(class_name, {**inputs, "position_ids": torch.tensor([0, 1, 2, 3, 4, 5, 40])}, ValueError,
-                "position_ids[0, 6] = 40", "max_position_embeddings is 40", "expected 0 to 39")  # fmt: skip
+                "position_ids[0, 6] = 40", f"{key} is 40", "expected 0 to 39")  # fmt: skip
 
 
 def test_positions_have_no_effect_with_relative_ones() -> None:
@@ -206,7 +204,7 @@ BROADCASTABLE = [
 
 
 @pytest.mark.parametrize("shape", [*BROADCASTABLE, (3, 6), (4, 7), (3, 7, 6), (3, 2, 7, 7), (3, 1, 7, 7, 1)])
-@pytest.mark.parametrize("class_name", [name for name in CLASSES if name != "BertForMultipleChoice"])
+@pytest.mark.parametrize("class_name", [name for name in CLASSES if name not in SEVERAL])
 def test_a_mask_of_another_shape_is_refused_even_if_it_would_broadcast(class_name: str, shape: tuple[int, ...]) -> None:
     words = (
         f"attention_mask has shape {list(shape)}",
@@ -217,9 +215,10 @@ def test_a_mask_of_another_shape_is_refused_even_if_it_would_broadcast(class_nam
 
 
 @pytest.mark.parametrize("shape", [*BROADCASTABLE, (3, 7)])
-def test_a_mask_of_the_encoder_of_another_shape(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("class_name", DECODERS)
+def test_a_mask_of_the_encoder_of_another_shape(class_name: str, shape: tuple[int, ...]) -> None:
     inputs = {
-        "input_ids": inputs_for("BertLMHeadModel")["input_ids"],
+        "input_ids": inputs_for(class_name)["input_ids"],
         "encoder_hidden_states": torch.zeros(3, 5, 64),
         "encoder_attention_mask": torch.ones([5 if size == 7 else size for size in shape]),
     }
@@ -227,19 +226,20 @@ def test_a_mask_of_the_encoder_of_another_shape(shape: tuple[int, ...]) -> None:
         inputs["encoder_attention_mask"] = torch.ones(3, 7)
     given = list(inputs["encoder_attention_mask"].shape)
     words = (f"encoder_attention_mask has shape {given}", "batch 3, 7 query and 5 key positions", "[3, 5]")
-    refused("BertLMHeadModel", inputs, ValueError, *words, add_cross_attention=True)
+    refused(class_name, inputs, ValueError, *words, add_cross_attention=True)
 
 
 @pytest.mark.parametrize("name", ["attention_mask", "token_type_ids", "position_ids"])
-def test_choices_and_rows_are_not_exchanged(name: str) -> None:
+@pytest.mark.parametrize("class_name", SEVERAL)
+def test_choices_and_rows_are_not_exchanged(class_name: str, name: str) -> None:
     """[N, B, T] has as many rows as [B, N, T] once they are merged."""
-    inputs = {key: value[:2] for key, value in inputs_for("BertForMultipleChoice", labels=False).items()}
+    inputs = {key: value[:2] for key, value in inputs_for(class_name, labels=False).items()}
     value = inputs["token_type_ids"].transpose(0, 1)
     words = (f"{name} has shape [3, 2, 7]", "input_ids has batch 2 and 3 choices", "[2, 3, positions]")
-    refused("BertForMultipleChoice", {**inputs, name: value}, ValueError, *words)
+    refused(class_name, {**inputs, name: value}, ValueError, *words)
     for shape in ((7,), (2, 7), (6, 7), (2, 1, 7)):
         wrong = {**inputs, name: torch.ones(shape, dtype=torch.long)}
-        refused("BertForMultipleChoice", wrong, ValueError, f"{name} has shape {list(shape)}", "2 and 3 choices")
+        refused(class_name, wrong, ValueError, f"{name} has shape {list(shape)}", "2 and 3 choices")
 
 
 # -------------------------------------------------------------------------------------------------------------- labels
@@ -254,19 +254,25 @@ LABELS = {
     "BertForMultipleChoice": [("labels", (3,), 2)],
     "BertForTokenClassification": [("labels", (3, 7), 1)],
     "BertForQuestionAnswering": [("start_positions", (3,), 7), ("end_positions", (3,), 7)],
+    "GPT2LMHeadModel": [("labels", (3, 7), 60)],
+    "GPT2DoubleHeadsModel": [("labels", (3, 3, 7), 60), ("mc_labels", (3,), 2)],
+    "GPT2ForSequenceClassification": [("labels", (3,), 1)],
+    "GPT2ForTokenClassification": [("labels", (3, 7), 1)],
+    "GPT2ForQuestionAnswering": [("start_positions", (3,), 7), ("end_positions", (3,), 7)],
 }
+ANSWERS = ("BertForQuestionAnswering", "GPT2ForQuestionAnswering")
+SEQUENCES = ("BertForSequenceClassification", "GPT2ForSequenceClassification")
 ARGUMENTS = [(class_name, *argument) for class_name, arguments in LABELS.items() for argument in arguments]
 
 
-@pytest.mark.parametrize(("class_name", "name", "shape", "last"), ARGUMENTS)
+# every answer is clamped: see test_answers_outside_of_the_text
+@pytest.mark.parametrize(("class_name", "name", "shape", "last"), [a for a in ARGUMENTS if a[0] not in ANSWERS])
 def test_labels_out_of_range(class_name: str, name: str, shape: tuple[int, ...], last: int) -> None:
-    if class_name == "BertForQuestionAnswering":
-        return  # every position is clamped: see test_answers_outside_of_the_text
     for value in (last + 1, -1, -101, 10**6):
         inputs = inputs_for(class_name)
         labels = inputs[name].clone()
         labels.flatten()[1] = value
-        place = "[0, 1]" if len(shape) == 2 else "[1]"
+        place = str([0, 0, 1][-len(shape) :])
         words = (f"{name}{place} = {value}", f"expected 0 to {last}", "-100 for a position not scored")
         refused(class_name, {**inputs, name: labels}, ValueError, *words)
 
@@ -275,7 +281,7 @@ def test_labels_out_of_range(class_name: str, name: str, shape: tuple[int, ...],
 def test_labels_of_another_kind(class_name: str, name: str, shape: tuple[int, ...], last: int) -> None:
     inputs = inputs_for(class_name)
     kinds = [torch.bool, torch.int8, torch.int16]
-    if class_name != "BertForSequenceClassification":  # floating-point labels mean several labels there
+    if class_name not in SEQUENCES:  # floating-point labels mean several labels there
         kinds += [torch.float32, torch.float64]
     for dtype in kinds:
         wrong = {**inputs, name: torch.zeros(shape, dtype=dtype)}
@@ -296,10 +302,10 @@ def test_labels_of_another_shape(class_name: str, name: str, shape: tuple[int, .
 @pytest.mark.parametrize("class_name", HEADS)
 def test_no_label_at_all_is_nan_with_one_warning(class_name: str, caplog: pytest.LogCaptureFixture) -> None:
     """-100 everywhere; for an answer, positions beyond the text."""
-    unscored = 99 if class_name == "BertForQuestionAnswering" else -100
+    unscored = 99 if class_name in ANSWERS else -100
     inputs = inputs_for(class_name)
     name = LABELS[class_name][0][0]
-    for argument, *_ in LABELS[class_name] if class_name == "BertForQuestionAnswering" else LABELS[class_name][:1]:
+    for argument, *_ in LABELS[class_name] if class_name in ANSWERS else LABELS[class_name][:1]:
         inputs[argument] = torch.full_like(inputs[argument], unscored)
     with caplog.at_level(logging.WARNING, logger="minitf.losses"):
         loss = build(class_name)(**inputs).loss
@@ -316,19 +322,33 @@ def test_one_label_is_enough_for_a_loss_without_warning(class_name: str, caplog:
     assert caplog.records == []
 
 
-def test_the_first_label_of_a_language_model_is_never_a_target(caplog: pytest.LogCaptureFixture) -> None:
-    inputs = inputs_for("BertLMHeadModel")
-    inputs["labels"] = torch.full_like(inputs["labels"], -100)
-    inputs["labels"][:, 0] = 5
+def test_no_right_choice_at_all(caplog: pytest.LogCaptureFixture) -> None:
+    inputs = inputs_for("GPT2DoubleHeadsModel")
+    inputs["mc_labels"] = torch.full((3,), -100)
     with caplog.at_level(logging.WARNING, logger="minitf.losses"):
-        assert build("BertLMHeadModel")(**inputs).loss.isnan()
+        output = build("GPT2DoubleHeadsModel")(**inputs)
+    assert output.mc_loss.isnan()
+    assert output.loss.isfinite()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["mc_labels"]
+
+
+@pytest.mark.parametrize("class_name", [*DECODERS, "GPT2DoubleHeadsModel"])
+def test_the_first_label_of_a_language_model_is_never_a_target(
+    class_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = inputs_for(class_name)
+    inputs["labels"] = torch.full_like(inputs["labels"], -100)
+    inputs["labels"][..., 0] = 5
+    with caplog.at_level(logging.WARNING, logger="minitf.losses"):
+        assert build(class_name)(**inputs).loss.isnan()
     assert len(caplog.records) == 1
 
 
-def test_answers_outside_of_the_text(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("class_name", ANSWERS)
+def test_answers_outside_of_the_text(class_name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Beyond the end: not scored. Negative: the first token, with a warning."""
-    model = build("BertForQuestionAnswering")
-    inputs = inputs_for("BertForQuestionAnswering", labels=False)
+    model = build(class_name)
+    inputs = inputs_for(class_name, labels=False)
 
     def loss(start: list[int], end: list[int]) -> torch.Tensor:
         value: torch.Tensor = model(**inputs, start_positions=torch.tensor(start), end_positions=torch.tensor(end)).loss
@@ -345,7 +365,7 @@ def test_answers_outside_of_the_text(caplog: pytest.LogCaptureFixture) -> None:
 def test_one_of_two_labels() -> None:
     for class_name, pair in (
         ("BertForPreTraining", ("labels", "next_sentence_label")),
-        ("BertForQuestionAnswering", ("start_positions", "end_positions")),
+        *((name, ("start_positions", "end_positions")) for name in ANSWERS),
     ):
         for left_out in pair:
             inputs = inputs_for(class_name)
@@ -353,8 +373,9 @@ def test_one_of_two_labels() -> None:
             refused(class_name, inputs, ValueError, f"both {pair[0]} and {pair[1]}", "only one is given")
 
 
-def test_labels_of_several_classes_and_numbers() -> None:
-    inputs = inputs_for("BertForSequenceClassification", labels=False)
+@pytest.mark.parametrize("class_name", SEQUENCES)
+def test_labels_of_several_classes_and_numbers(class_name: str) -> None:
+    inputs = inputs_for(class_name, labels=False)
 
     def given(labels: torch.Tensor) -> Inputs:
         return {**inputs, "labels": labels}
@@ -363,14 +384,14 @@ def test_labels_of_several_classes_and_numbers() -> None:
         labels = torch.zeros(3, 4)
         labels[2, 1] = value
         words = (f"labels[2, 1] = {shown}", "expected 1 (the label holds), 0 (it does not)")
-        refused("BertForSequenceClassification", given(labels), ValueError, *words, num_labels=4)
+        refused(class_name, given(labels), ValueError, *words, num_labels=4)
     shapes = ("[3, 5]", "'multi_label_classification' with 4 labels", "[3, 4]")
-    refused("BertForSequenceClassification", given(torch.zeros(3, 5)), ValueError, *shapes, num_labels=4)
+    refused(class_name, given(torch.zeros(3, 5)), ValueError, *shapes, num_labels=4)
     for value, shown in ((float("nan"), "nan"), (float("inf"), "inf")):
         labels = torch.tensor([0.5, value, 1.0])
         words = (f"labels[1, 0] = {shown}", "expected a finite number")
-        refused("BertForSequenceClassification", given(labels), ValueError, *words, num_labels=1)
-    model = build("BertForSequenceClassification", num_labels=4)
+        refused(class_name, given(labels), ValueError, *words, num_labels=1)
+    model = build(class_name, num_labels=4)
     assert model(**given(torch.full((3, 4), 0.3))).loss.isfinite()
 
 
@@ -385,9 +406,10 @@ SHAPES: list[tuple[Callable[[Inputs], Inputs], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), SHAPES)
+@pytest.mark.parametrize("trunk", TRUNKS)
 def test_shapes_and_dtypes_are_checked_while_a_graph_is_recorded(
-    change: Callable[[Inputs], Inputs], message: str
+    trunk: str, change: Callable[[Inputs], Inputs], message: str
 ) -> None:
-    model = build("BertModel")
+    model = build(trunk)
     with pytest.raises((ValueError, TypeError), match=message):
-        torch.export.export(model, (), change(inputs_for("BertModel")))
+        torch.export.export(model, (), change(inputs_for(trunk)))
