@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitf.attention import ATTENTION
+from minitf.cache import KVCache
 from tests.controls.models import build
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -66,32 +68,40 @@ def test_attention(name: str, dtype: torch.dtype, biased: bool, mask: torch.Tens
         assert (probs.masked_select(~mask.expand_as(probs)) == 0).all()
 
 
-MODELS: dict[tuple[str, torch.dtype, bool], Any] = {}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "encoder": ("BertModel", {}),
+    "decoder": ("BertModel", {"is_decoder": True}),
+    "GPT-2": ("GPT2Model", {}),
+    "GPT-2, upcast": ("GPT2Model", {"reorder_and_upcast_attn": True}),
+}
 
 
-def model_for(name: str, dtype: torch.dtype, is_decoder: bool) -> Any:
-    key = (name, dtype, is_decoder)
-    if key not in MODELS:
-        MODELS[key] = build("BertModel", attn_implementation=name, is_decoder=is_decoder).to(dtype)
-    return MODELS[key]
+@functools.cache
+def model_for(name: str, dtype: torch.dtype, kind: str) -> Any:
+    class_name, settings = KINDS[kind]
+    return build(class_name, attn_implementation=name, **settings).to(dtype)
 
 
-@pytest.mark.parametrize("is_decoder", [False, True], ids=["encoder", "decoder"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_models(name: str, dtype: torch.dtype, is_decoder: bool, data: st.DataObject) -> None:
+def test_models(name: str, dtype: torch.dtype, kind: str, data: st.DataObject) -> None:
     """Forward and every gradient, with masks of all three shapes and rows that hide everything."""
     shape, rows = data.draw(st.sampled_from([((3, 5), 3), ((3, 5, 5), 15), ((3, 1, 5, 5), 15)]))
     mask = data.draw(boolean_masks(shape, rows))
-    model = model_for(name, dtype, is_decoder)
+    model = model_for(name, dtype, kind)
     model.zero_grad()
     ids = torch.arange(15).reshape(3, 5)
     output = model(ids, attention_mask=mask, use_cache=False)
     assert output.last_hidden_state.dtype == dtype
-    assert_finite(output.last_hidden_state, output.pooler_output)
-    (output.last_hidden_state.float().square().mean() + output.pooler_output.float().mean()).backward()
+    assert_finite(output.last_hidden_state)
+    total = output.last_hidden_state.float().square().mean()
+    if kind in ("encoder", "decoder"):
+        assert_finite(output.pooler_output)
+        total = total + output.pooler_output.float().mean()
+    total.backward()
     assert_finite(*(parameter.grad for parameter in model.parameters()))
 
 
@@ -99,7 +109,7 @@ def test_models(name: str, dtype: torch.dtype, is_decoder: bool, data: st.DataOb
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
 def test_a_row_that_hides_everything_is_the_layer_without_attention(name: str, dtype: torch.dtype) -> None:
     """Context 0: what is left of the attention block is the bias of its output layer and the residual."""
-    model = model_for(name, dtype, False)
+    model = model_for(name, dtype, "encoder")
     ids = torch.arange(10).reshape(2, 5)
     mask = torch.ones(2, 5)
     mask[1] = 0
@@ -113,3 +123,31 @@ def test_a_row_that_hides_everything_is_the_layer_without_attention(name: str, d
         probs = model(ids, attention_mask=mask, output_attentions=True).attentions
         assert all(layer[1].abs().sum() == 0 for layer in probs)
         assert_finite(model(ids, attention_mask=mask).last_hidden_state)
+
+
+@pytest.mark.parametrize("kind", ["GPT-2", "GPT-2, upcast"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_a_row_of_gpt2_that_hides_everything(name: str, dtype: torch.dtype, kind: str) -> None:
+    """What the attention adds to the stream is then the bias of its output layer; so it is in steps with a cache."""
+    model = model_for(name, dtype, kind)
+    ids = torch.arange(10).reshape(2, 5)
+    mask = torch.ones(2, 5)
+    mask[1] = 0
+    with torch.no_grad():
+        hidden = model.wte(ids)
+        attended, _ = model.h[0].attn(hidden, mask.bool()[:, None, None])
+        assert torch.equal(attended[1], model.h[0].attn.c_proj.bias.expand(5, 64))
+        assert not torch.equal(attended[0], attended[1])
+        output = model(ids, attention_mask=mask, output_attentions=True)
+        assert all(layer[1].abs().sum() == 0 for layer in output.attentions)
+        assert_finite(output.last_hidden_state)
+        cache, steps = KVCache(), []
+        for place in range(5):
+            step = model(ids[:, place : place + 1], cache, mask[:, : place + 1])
+            steps.append(step.last_hidden_state)
+        assert_finite(*steps)
+        alone = model(ids[:1])  # the other row is as if it were alone
+    close = {torch.float16: 0.02, torch.bfloat16: 0.2, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(torch.cat(steps, 1), output.last_hidden_state, rtol=0, atol=close)
+    torch.testing.assert_close(output.last_hidden_state[:1], alone.last_hidden_state, rtol=0, atol=close)
