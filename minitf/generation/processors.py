@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import lru_cache
 from inspect import isroutine, signature
 from numbers import Integral, Real
@@ -85,14 +85,19 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
 
 
 def check_ids(name: str, value: Any) -> list[int]:
-    """One token id or several (list, tuple, set or integer tensor), at least one, as a list; `refuse` otherwise."""
-    ids = value.tolist() if isinstance(value, Tensor) else value
-    ids = [ids] if isinstance(ids, Integral) else ids
-    if not isinstance(ids, (list, tuple, set, frozenset)) or not ids:
+    """One token id or several (sequence, set, tensor or array), at least one, as a list; `refuse` otherwise."""
+    ids = as_list(value)
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, (Sequence, Set)) or not ids:
         refuse(name, value, "a token id or a list of at least one")
     if any(isinstance(i, bool) or not isinstance(i, Integral) or int(i) < 0 for i in ids):
         refuse(name, value, "token ids, integers >= 0")
     return [int(i) for i in ids]
+
+
+def as_list(value: Any) -> Any:
+    """A tensor, an array or a single number as a list; anything else as it is."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return [value] if isinstance(value, Integral) else value
 
 
 def columns(name: str, ids: list[int], scores: Tensor) -> Tensor:
@@ -472,8 +477,8 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
             raise ValueError(f"input_ids has {len(input_ids)} rows; expected a multiple of num_beams = {beams}.")
         mask = torch.full_like(scores, -math.inf)  # [B, V]
         for row, ids in enumerate(input_ids):
-            allowed = self.prefix_allowed_tokens_fn(row // beams, ids)
-            if not isinstance(allowed, Integral) and len(allowed) == 0:
+            allowed = as_list(self.prefix_allowed_tokens_fn(row // beams, ids))
+            if isinstance(allowed, (Sequence, Set)) and not allowed:
                 raise ValueError(
                     f"prefix_allowed_tokens_fn allows no token after {ids.tolist()} (prompt {row // beams}): no "
                     "sequence can fulfil it. Return at least one id, the end token where a sequence is complete."
