@@ -42,6 +42,7 @@ _HOMES = {
     **dict.fromkeys(_BERT, "minitf.models.bert"),
     **dict.fromkeys(_GPT2, "minitf.models.gpt2"),
     "KVCache": "minitf.cache",
+    "GenerationConfig": "minitf.generation.config",
     "BatchEncoding": "minitf.tokenization",
     "BertTokenizer": "minitf.tokenization",
     "LoadError": "minitf.loading",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.config import BertConfig as BertConfig
     from minitf.config import GPT2Config as GPT2Config
     from minitf.config import PretrainedConfig as PretrainedConfig
+    from minitf.generation.config import GenerationConfig as GenerationConfig
     from minitf.loading import LoadError as LoadError
     from minitf.models.bert import BertForMaskedLM as BertForMaskedLM
     from minitf.models.bert import BertForMultipleChoice as BertForMultipleChoice

@@ -68,16 +68,41 @@ class _LayerCache:
             self.key, self.value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
             self.length, self.owned = needed, False
             return self.key, self.value
+        self._make_room(needed, longest)
+        self.key.narrow(2, self.length, key.shape[2]).copy_(key)
+        self.value.narrow(2, self.length, key.shape[2]).copy_(value)
+        self.length = needed
+        return self.view()
+
+    def room(self, longest: int | None) -> tuple[Tensor, Tensor]:
+        """The buffers, own and with place for one more position."""
+        if self.key is None or self.value is None:
+            raise ValueError("this layer of the cache is still empty: a decoding step goes on from a prompt.")
+        self._make_room(self.length + 1, longest)
+        return self.key, self.value
+
+    def _make_room(self, needed: int, longest: int | None) -> None:
+        if self.key is None or self.value is None:
+            return
         if needed > self.key.shape[2] or not self.owned or _locked(self.key):
             capacity = max(2 * needed, 16)
             if longest is not None and needed <= longest:
                 capacity = min(capacity, longest)
             self.key, self.value = self._grown(self.key, capacity), self._grown(self.value, capacity)
             self.owned = True
-        self.key.narrow(2, self.length, key.shape[2]).copy_(key)
-        self.value.narrow(2, self.length, key.shape[2]).copy_(value)
-        self.length = needed
-        return self.view()
+
+    def reorder(self, rows: Tensor, moved: Tensor | None) -> None:
+        """Row i becomes the old row `rows[i]`; `moved` = the i that change, if only these may be written, else None."""
+        if self.key is None or self.value is None:
+            return
+        own = self.owned and len(rows) == self.key.shape[0] and not _locked(self.key)
+        if moved is not None and own and not torch.is_grad_enabled():
+            for buffer in (self.key, self.value) if len(moved) else ():
+                held = buffer.narrow(2, 0, self.length)  # [B, H, S, D]
+                held.index_copy_(0, moved, held.index_select(0, rows[moved]))
+            return
+        self.key, self.value = self.key.index_select(0, rows), self.value.index_select(0, rows)  # [B, H, capacity, D]
+        self.owned = True
 
     def whole(self) -> list[Tensor]:
         """The layer as tensors that are no part of a buffer, and the same objects each time until the cache changes.
@@ -192,21 +217,44 @@ class KVCache:
         for layer in self._layers:
             layer.length = min(layer.length, keep)
 
-    def reorder(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor, *, in_place: bool = False) -> None:
         """Row i of every layer becomes the old row `rows[i]`: what beam search does after choosing its beams.
 
         The number of rows may change, so `batch_select` and `batch_repeat` are special cases.
+
+        Args:
+            rows: `[new B]`.
+            in_place: write only the rows that move, into the buffers that are there, where that is possible: most beams
+                stay where they are. Tensors that were read from the cache before then change with it.
 
         Raises:
             TypeError: not a one-dimensional tensor of integers. IndexError: a row that the cache does not hold.
         """
         check_rows(rows, next((layer.key.shape[0] for layer in self._layers if layer.key is not None), None))
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0] if in_place else None
         for layer in self._layers:
-            if layer.key is not None and layer.value is not None:
-                layer.key, layer.value = layer.key.index_select(0, rows), layer.value.index_select(0, rows)
-                layer.owned = True
+            layer.reorder(rows, moved)
             if layer.cross is not None:
                 layer.cross = (layer.cross[0].index_select(0, rows), layer.cross[1].index_select(0, rows))
+
+    def room(self, batch: int) -> list[tuple[Tensor, Tensor]]:
+        """For a decoding step: the buffers `[B, H, capacity, D]` of every layer, with room for one more position.
+
+        What is written there, at position `get_seq_length()`, belongs to the cache after `advance()`.
+
+        Raises:
+            ValueError: the cache holds another number of rows, or nothing yet.
+        """
+        buffers = [layer.room(self.longest) for layer in self._layers]
+        if not buffers or buffers[0][0].shape[0] != batch:
+            held = buffers[0][0].shape[0] if buffers else 0
+            raise ValueError(f"the cache holds a batch of {held}, but this step has a batch of {batch}.")
+        return buffers
+
+    def advance(self) -> None:
+        """Count the position that was written into the buffers of `room`."""
+        for layer in self._layers:
+            layer.length += 1
 
     def batch_select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch."""
@@ -364,8 +412,8 @@ class StaticKVCache(KVCache):
     def crop(self, length: int) -> None:
         self.length.fill_(positions_to_keep(length, self.get_seq_length()))
 
-    def reorder(self, rows: Tensor) -> None:
-        """As `KVCache.reorder`, but the number of rows stays.
+    def reorder(self, rows: Tensor, *, in_place: bool = True) -> None:
+        """As `KVCache.reorder`, but the number of rows stays, and it is always done in place.
 
         Raises:
             TypeError, IndexError: as there. ValueError: another number of rows.

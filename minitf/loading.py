@@ -99,6 +99,7 @@ def load_pretrained(
     make_fresh(model, parameters, matched)
     model.tie_weights()
     model.check_ties()
+    model.read_beside(path if path.is_dir() else path.parent)
     model.load_report = report
     return model.eval()
 

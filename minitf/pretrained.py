@@ -12,6 +12,7 @@ import inspect
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -180,6 +181,13 @@ class PreTrainedModel(nn.Module):
         for module_type, inner_name, fill in self.init_rules:  # a rule for a parameter of a child: drawn again, last
             if "." in inner_name and isinstance(module, module_type) and (only is None or path + inner_name in only):
                 fill(module, module.get_parameter(inner_name), self.config)
+
+    def read_beside(self, folder: Path) -> None:
+        """Read what belongs to the model and lies beside its weights; `GenerationMixin` does."""
+
+    def write_beside(self, folder: Path) -> None:
+        """Write the same into `folder`, or remove what another model left there."""
+        (folder / "generation_config.json").unlink(missing_ok=True)
 
     # -- the tree --------------------------------------------------------------------------------------------------
 
@@ -691,6 +699,7 @@ class PreTrainedModel(nn.Module):
         config.architectures = [type(self).__name__]
         config.dtype = str(self.dtype)
         config.save_pretrained(folder)
+        self.write_beside(folder)
         tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in self.ties()}
         save_checkpoint(
             folder,

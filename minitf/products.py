@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from minitf.checks import tracing
 
-__all__ = ["Linear", "add_product"]
+__all__ = ["Linear", "add_product", "add_rows", "linear_rows", "parts"]
 
 SMALLEST = 2**18
 """Elements of the smallest matrix that is cut: 1 MiB in float32. A smaller one is read faster than threads meet."""
@@ -51,20 +51,41 @@ def parts(x: Tensor, weight: Tensor) -> int:
 
 def add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """`bias + x W`: `[..., K]` -> `[..., N]`, `bias` `[N]`, `weight` `[K, N]` as in GPT-2's `Conv1D`."""
-    inputs, outputs = weight.shape
-    count = parts(x, weight)
+    flat = x.flatten(0, -2)  # [..., K]; not reshape(-1, K): a layer without heads has no inputs
+    return add_rows(bias, flat, weight, parts(x, weight)).view(*x.shape[:-1], weight.shape[1])
+
+
+def add_rows(bias: Tensor, rows: Tensor, weight: Tensor, count: int) -> Tensor:
+    """`add_product` of `[B, K]`, in `count` parts if they can be equal."""
+    inputs = weight.shape[0]
     while inputs % count:
         count -= 1
-    if count == 1 or (x.dtype in HALF and len(x) > 1):
-        flat = torch.addmm(bias, x.flatten(0, -2), weight)  # not reshape(-1, ...): a layer without heads has no inputs
-        return flat.view(*x.shape[:-1], outputs)
-    if x.dtype in HALF:
-        rows = torch.arange(inputs, device=x.device).view(count, -1)  # [P, K / P]
-        pieces = F.embedding_bag(rows, weight, mode="sum", per_sample_weights=x.reshape(count, -1))  # [P, N]
-    else:
-        x_pieces = x.reshape(-1, count, inputs // count).transpose(0, 1)  # [P, B, K / P]
-        pieces = torch.bmm(x_pieces, weight.view(count, -1, outputs))  # [P, B, N]
-    return (pieces.sum(0) + bias).view(*x.shape[:-1], outputs)  # [B, 1, N]
+    if count == 1 or (rows.dtype in HALF and len(rows) > 1):
+        return torch.addmm(bias, rows, weight)  # [B, N]
+    if rows.dtype in HALF:
+        numbers = torch.arange(inputs, device=rows.device).view(count, -1)  # [P, K / P]
+        weights = rows.view(count, -1)  # [P, K / P]
+        pieces = F.embedding_bag(numbers, weight, mode="sum", per_sample_weights=weights)  # [P, N]
+        return (pieces.sum(0) + bias)[None]  # [1, N]
+    x_pieces = rows.view(-1, count, inputs // count).transpose(0, 1)  # [P, B, K / P]
+    pieces = torch.bmm(x_pieces, weight.view(count, -1, weight.shape[1]))  # [P, B, N]
+    return pieces.sum(0) + bias  # [B, N]
+
+
+def linear_rows(rows: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Tensor:
+    """`rows W^T + bias`: `[B, K]` -> `[B, N]`, in `count` parts."""
+    if count == 1 or rows.dtype in HALF:
+        return F.linear(rows, weight, bias)  # [B, N]
+    outputs, inputs = weight.shape
+    even = outputs // count * count  # the rows that make parts of equal length
+    columns = rows.t()  # [K, B]
+    result = rows.new_empty(outputs, len(rows))  # [N, B]
+    cut = weight[:even].view(count, -1, inputs)  # [P, N / P, K]
+    torch.bmm(cut, columns.expand(count, -1, -1), out=result[:even].view(count, -1, len(rows)))
+    if even < outputs:
+        torch.mm(weight[even:], columns, out=result[even:])
+    result = result.t().contiguous()  # [B, N]
+    return result if bias is None else result + bias
 
 
 class Linear(nn.Linear):
@@ -74,11 +95,4 @@ class Linear(nn.Linear):
         count = parts(input, self.weight)
         if count == 1 or input.dtype in HALF:
             return super().forward(input)
-        even = self.out_features // count * count  # the rows that make parts of equal length
-        columns = input[:, 0].t()  # [K, B]
-        result = input.new_empty(self.out_features, input.shape[0])  # [N, B]
-        cut = self.weight[:even].view(count, -1, self.in_features)  # [P, N / P, K]
-        torch.bmm(cut, columns.expand(count, -1, -1), out=result[:even].view(count, -1, input.shape[0]))
-        torch.mm(self.weight[even:], columns, out=result[even:])
-        result = result.t().contiguous()[:, None]  # [B, 1, N]
-        return result if self.bias is None else result + self.bias
+        return linear_rows(input[:, 0], self.weight, self.bias, count)[:, None]  # [B, 1, N]

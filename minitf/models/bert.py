@@ -29,6 +29,7 @@ from minitf.attention import attend
 from minitf.cache import KVCache, as_cache
 from minitf.checks import check_choices, check_encoder_inputs, check_model_inputs, merge_choices
 from minitf.config import BertConfig
+from minitf.generation.mixin import GenerationMixin
 from minitf.keywords import strict_keywords
 from minitf.memory import apply_chunking_to_forward, checkpointed
 from minitf.outputs import (
@@ -574,7 +575,7 @@ class BertForPreTraining(BertWithWordScores):
         return self.returned(output, return_dict)
 
 
-class BertLMHeadModel(BertWithWordScores):
+class BertLMHeadModel(GenerationMixin, BertWithWordScores):
     """BERT as a left-to-right language model: set `config.is_decoder`, or every token sees the one that it predicts."""
 
     def __init__(self, config: BertConfig) -> None:

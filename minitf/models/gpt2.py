@@ -32,6 +32,7 @@ from minitf.checks import (
     check_choices, check_encoder_inputs, check_ids, check_model_inputs, check_places, merge_choices, tracing,
 )
 from minitf.config import GPT2Config
+from minitf.generation.mixin import GenerationMixin
 from minitf.memory import checkpointed
 from minitf.outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
@@ -409,7 +410,7 @@ class GPT2WithWordScores(GPT2PreTrainedModel):
         self.lm_head = new_embeddings
 
 
-class GPT2LMHeadModel(GPT2WithWordScores):
+class GPT2LMHeadModel(GenerationMixin, GPT2WithWordScores):
     """The language model: a score for every word as the next one."""
 
     def __init__(self, config: GPT2Config) -> None:
@@ -448,6 +449,12 @@ class GPT2LMHeadModel(GPT2WithWordScores):
             cross_attentions=outputs.cross_attentions,
         )
         return self.returned(output, return_dict)
+
+    def decoding_step(self, cache: KVCache, inputs: dict[str, Any]) -> Any:
+        """For `generate`: one token through this model without its modules, or None; see `minitf.models.gpt2_step`."""
+        from minitf.models.gpt2_step import decoding_step
+
+        return decoding_step(self, cache) if not inputs else None
 
 
 def kept_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
@@ -496,7 +503,7 @@ class GPT2SequenceSummary(nn.Module):
         return self.last_dropout(self.activation(self.summary(self.first_dropout(chosen))))
 
 
-class GPT2DoubleHeadsModel(GPT2WithWordScores):
+class GPT2DoubleHeadsModel(GenerationMixin, GPT2WithWordScores):
     """Two heads: the next word, and which of N continuations is right. Inputs are `[B, N, T]`."""
 
     def __init__(self, config: GPT2Config) -> None:

@@ -55,7 +55,16 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.generation",
     },
     "minitf.tokenization": {"minitf.tokenization", "minitf.keywords", "weights_tools"},
-    "minitf.generation": {"minitf.generation", "minitf.cache", "minitf.outputs", "minitf.masks", "minitf.config"},
+    "minitf.generation": {
+        "minitf.generation",
+        "minitf.cache",
+        "minitf.outputs",
+        "minitf.masks",
+        "minitf.config",
+        "minitf.keywords",
+        GROUND,
+        "weights_tools",
+    },
     "minitf.tracing": set(),
     "minitf.surgery": set(),
     "minitf.parity": {"minitf.parity"},
@@ -70,6 +79,7 @@ LAZY_ONLY: dict[str, set[str]] = {
     "minitf.pretrained": {"minitf.loading", "minitf.outputs", "weights_tools"},
     "minitf.loading": {"minitf.pretrained"},
     "minitf.tokenization": {"torch"},
+    "minitf.generation": {"weights_tools"},
 }
 # Third party -> who may import it at all, beside BASE.
 THIRD_PARTIES: dict[str, set[str]] = {
