@@ -176,12 +176,13 @@ def check_model_inputs(
     check_length(length, config.max_position_embeddings, name, key, past=past)
     if token_type_ids is not None:
         # GPT-2 has no table of segments: its token types are rows of the word embeddings
-        size = "type_vocab_size" if hasattr(config, "type_vocab_size") else "vocab_size"
+        # (By `vars`, because a configuration searches the near names of what it lacks: slow, and torch.compile stops.)
+        size = "type_vocab_size" if "type_vocab_size" in vars(config) else "vocab_size"
         check_ids(token_type_ids, getattr(config, size), "token_type_ids", size)
         if tuple(token_type_ids.shape) != (batch, length):
             raise ValueError(f"token_type_ids has shape {list(token_type_ids.shape)}; {name} has [{batch}, {length}].")
     if position_ids is not None:
-        if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        if vars(config).get("position_embedding_type", "absolute") != "absolute":
             raise ValueError(
                 f"position_ids have no effect with position_embedding_type {config.position_embedding_type!r}: "
                 "distances follow from the order of the tokens. Leave them out."
