@@ -179,6 +179,18 @@ class GenerationMixin:
         settings = {name: value for name, value in settings.items() if value is not None}
         return (given or GenerationConfig()).joined(GenerationConfig(**settings))
 
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor] | None,
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """What each new token scored when it was chosen; see `minitf.generation.transitions`."""
+        from minitf.generation.transitions import compute_transition_scores
+
+        return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
+
     # -- the strategies by name ------------------------------------------------------------------------------------
 
     def greedy_search(self, *args: Any, **settings: Any) -> Any:

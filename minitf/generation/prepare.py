@@ -354,8 +354,8 @@ def guidance_for(
         if negative_mask is not None and negative_prompt_ids is None:
             raise ValueError("negative_prompt_attention_mask has no effect without negative_prompt_ids.")
         return P.UnbatchedClassifierFreeGuidanceLogitsProcessor(
-            scale, model, unconditional_ids=negative_prompt_ids, unconditional_attention_mask=negative_mask,
-            use_cache=settings.use_cache,
+            scale, getattr(model, "next_words", model), unconditional_ids=negative_prompt_ids,
+            unconditional_attention_mask=negative_mask, use_cache=settings.use_cache,
         )  # fmt: skip
     for name, value in (("ids", negative_prompt_ids), ("attention_mask", negative_mask)):
         if value is not None:

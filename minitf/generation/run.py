@@ -54,6 +54,7 @@ class Steps:
         check: bool = True,
     ) -> None:
         self.model = model
+        self.next_words = getattr(model, "next_words", model)  # what of a model with two heads is like the others
         self.cache = cache
         self.inputs = dict(inputs or {})
         self.embeds: Tensor | None = self.inputs.pop("inputs_embeds", None)  # [B, T, C]
@@ -130,7 +131,7 @@ class Steps:
         if self.keeps_last:
             inputs["logits_to_keep"] = count
         wanted = {f"output_{name}": True for name, asked in self.outputs.items() if asked}
-        out = self.model(
+        out = self.next_words(
             **inputs, **self.inputs, **wanted, past_key_values=self.cache, use_cache=self.cache is not None,
             return_dict=True,
         )  # fmt: skip

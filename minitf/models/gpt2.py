@@ -551,6 +551,18 @@ class GPT2DoubleHeadsModel(GenerationMixin, GPT2WithWordScores):
         return self.returned(output, return_dict)
 
 
+    def next_words(self, input_ids: Tensor | None = None, **inputs: Any) -> Any:
+        """For `generate`: the forward with one continuation each, so inputs `[B, T]` give `logits` `[B, T, V]`."""
+        inputs = {**inputs, "input_ids": input_ids}
+        for name in ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids"):
+            if inputs.get(name) is not None:
+                inputs[name] = inputs[name][:, None]
+        output = self(**inputs)
+        output.logits = output.logits[:, 0]
+        if output.hidden_states is not None:
+            output.hidden_states = (*output.hidden_states[:-1], output.hidden_states[-1][:, 0])
+        return output
+
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
         """`input_ids` `[3, 1, 5]`: one continuation each."""
