@@ -216,8 +216,42 @@ def test_gradients_of_hidden_states(class_name: str, checkpointing: bool) -> Non
     model: Any = build(class_name).train(checkpointing)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    output = model(**inputs_for(class_name), output_hidden_states=True)
-    for state in output.hidden_states:
+    output = model(**inputs_for(class_name), output_hidden_states=True, output_attentions=True)
+    states = (*output.hidden_states, *output.attentions)
+    assert len(states) == 2 * LAYERS + 1
+    for state in states:
         state.retain_grad()
     objective(class_name, output).backward()
-    assert all(state.grad is not None and state.grad.abs().sum() > 0 for state in output.hidden_states)
+    assert all(state.grad is not None and state.grad.abs().sum() > 0 for state in states)
+
+
+# ------------------------------------------------------------------------------------------------------- the tutorials
+
+
+def test_the_loss_of_a_language_model_can_be_made_outside() -> None:
+    """Labels equal to the ids count every token, padding too; -100 leaves tokens out; the shift is the model's."""
+    model, inputs = build("GPT2LMHeadModel"), inputs_for("GPT2LMHeadModel", labels=False)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with torch.no_grad():
+        output = model(**inputs, labels=ids)
+        outside = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        torch.testing.assert_close(output.loss, outside)
+        tokens = model(**inputs, labels=ids.masked_fill(mask == 0, -100)).loss
+        scored = mask[:, 1:].bool()
+        torch.testing.assert_close(tokens, F.cross_entropy(output.logits[:, :-1][scored], ids[:, 1:][scored]))
+    assert not torch.allclose(tokens, output.loss)
+    assert torch.equal(output[0], output.loss)
+    assert torch.equal(output[1], output.logits)
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_the_last_two_are_hidden_states_and_attentions(class_name: str, tmp_path: Path) -> None:
+    """`all_hidden_states, all_attentions = model(input_ids)[-2:]`, asked for while loading, for all classes."""
+    build(class_name).save_pretrained(tmp_path)
+    model = getattr(minitf, class_name).from_pretrained(tmp_path, output_hidden_states=True, output_attentions=True)
+    with torch.no_grad():
+        hidden_states, attentions = model(inputs_for(class_name)["input_ids"])[-2:]
+    assert (len(hidden_states), len(attentions)) == (LAYERS + 1, LAYERS)
+    rows = 9 if class_name in SEVERAL else 3
+    assert attentions[0].shape == (rows, HEADS, 7, 7)
+    assert hidden_states[0].shape == (rows, 7, 64)
