@@ -202,8 +202,8 @@ TEXTS = [
     "naïve café déjà vu — “quoted” … 😀😃 👍🏽 end",
     "it's don't I'll you've we're 'quoted' end's",
 ]
-STRINGS = [["stop"], ["\n"], [" Texas", "end"], ["..."], ["停止"], ["é"], ["😃"], ["🏽 end"], ["<|endoftext|>"], ["t's"],
-           ["a", "b", "c"], ["California\n\nThe end. Thee end, the"]]  # fmt: skip
+STRINGS = [["stop"], ["\n"], [" Texas", "end"], ["..."], ["停止"], ["é"], ["😃"], ["🏽 end"], ["<|endoftext|>"],
+           ["t's"], ["a", "b", "c"], ["California\n\nThe end. Thee end, the"]]  # fmt: skip
 
 
 def test_every_prefix_of_real_texts_as_bytes(byte_level: Any) -> None:
