@@ -34,11 +34,25 @@ _GPT2 = (
     "GPT2PreTrainedModel",
 )
 
+_AUTO = (
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForPreTraining",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+)
+
 _HOMES = {
     "BertConfig": "minitf.config",
     "GPT2Config": "minitf.config",
     "PretrainedConfig": "minitf.config",
     "PreTrainedModel": "minitf.pretrained",
+    **dict.fromkeys(_AUTO, "minitf.models.auto"),
     **dict.fromkeys(_BERT, "minitf.models.bert"),
     **dict.fromkeys(_GPT2, "minitf.models.gpt2"),
     "KVCache": "minitf.cache",
@@ -58,6 +72,16 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.config import PretrainedConfig as PretrainedConfig
     from minitf.generation.config import GenerationConfig as GenerationConfig
     from minitf.loading import LoadError as LoadError
+    from minitf.models.auto import AutoConfig as AutoConfig
+    from minitf.models.auto import AutoModel as AutoModel
+    from minitf.models.auto import AutoModelForCausalLM as AutoModelForCausalLM
+    from minitf.models.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from minitf.models.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+    from minitf.models.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
+    from minitf.models.auto import AutoModelForPreTraining as AutoModelForPreTraining
+    from minitf.models.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from minitf.models.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from minitf.models.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
     from minitf.models.bert import BertForMaskedLM as BertForMaskedLM
     from minitf.models.bert import BertForMultipleChoice as BertForMultipleChoice
     from minitf.models.bert import BertForNextSentencePrediction as BertForNextSentencePrediction

@@ -54,6 +54,13 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.models",
         "minitf.generation",
     },
+    "minitf.models.auto": {
+        "minitf.config",
+        "minitf.keywords",
+        "minitf.pretrained",
+        "minitf.loading",
+        "weights_tools",
+    },
     "minitf.tokenization": {"minitf.tokenization", "minitf.keywords", "weights_tools"},
     "minitf.generation": {
         "minitf.generation",
@@ -78,6 +85,7 @@ LAZY_ONLY: dict[str, set[str]] = {
     "minitf.config": {"minitf.activations", "torch", "weights_tools"},
     "minitf.pretrained": {"minitf.loading", "minitf.outputs", "weights_tools"},
     "minitf.loading": {"minitf.pretrained"},
+    "minitf.models.auto": {"torch", "minitf.pretrained", "minitf.loading", "weights_tools"},
     "minitf.tokenization": {"torch"},
     "minitf.generation": {"weights_tools"},
 }
@@ -277,6 +285,7 @@ def test_a_model_class_loads_no_more_than_it_needs() -> None:
 def test_a_configuration_or_tokenizer_needs_no_torch() -> None:
     assert "torch" not in modules_after("import minitf; minitf.BertTokenizer")
     assert "torch" not in modules_after("import minitf; minitf.BertConfig")
+    assert "torch" not in modules_after("import minitf; minitf.AutoConfig, minitf.AutoModel")
     assert "torch" not in modules_after("import weights_tools")
 
 
