@@ -66,6 +66,8 @@ class Steps:
         self.records: dict[str, list[Any]] = {name: [] for name, wanted in self.outputs.items() if wanted}
         self.check = check
         self.count = 0
+        absolute = vars(model.config).get("position_embedding_type", "absolute") == "absolute"
+        self.has_positions = absolute  # else distances follow from the order of the tokens, and padding shifts nothing
         self.keeps_last = "logits_to_keep" in getattr(model, "forward_names", ())
         self.step: Callable[..., Tensor] | None = None  # one token through the model without its modules
 
@@ -110,7 +112,7 @@ class Steps:
             more = torch.arange(1, length - held.shape[1] + 1, device=held.device)[None]  # [1, new positions]
             new = torch.ones_like(more) if step is None else held[:, -1:] + step * more
             setattr(self, name, torch.cat([held, new.to(held.dtype).expand(held.shape[0], -1)], dim=1))  # [B, length]
-        if self.mask is not None and self.positions is None:
+        if self.mask is not None and self.positions is None and self.has_positions:
             self.positions = positions_from_mask(self.mask)  # [B, length]
 
     def forward(self, ids: Tensor, length: int, count: int) -> Tensor:
@@ -137,7 +139,7 @@ class Steps:
         )  # fmt: skip
         for name, record in self.records.items():
             record.append(getattr(out, name))
-        if self.cache is not None and self.step is None and not self.records:
+        if self.cache is not None and self.step is None and self.types is None and not self.records:
             build = getattr(self.model, "decoding_step", None)
             self.step = build(self.cache, self.inputs) if build is not None else None
         logits: Tensor = out.logits[:, -count:]  # [B, count, V]
