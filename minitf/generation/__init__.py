@@ -91,9 +91,9 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.generation.stopping import EosTokenCriteria as EosTokenCriteria
     from minitf.generation.stopping import MaxLengthCriteria as MaxLengthCriteria
     from minitf.generation.stopping import MaxTimeCriteria as MaxTimeCriteria
-    from minitf.generation.stopping import StopStringCriteria as StopStringCriteria
     from minitf.generation.stopping import StoppingCriteria as StoppingCriteria
     from minitf.generation.stopping import StoppingCriteriaList as StoppingCriteriaList
+    from minitf.generation.stopping import StopStringCriteria as StopStringCriteria
     from minitf.generation.strategies import STRATEGIES as STRATEGIES
     from minitf.generation.streamers import BaseStreamer as BaseStreamer
     from minitf.generation.streamers import CallbackStreamer as CallbackStreamer
