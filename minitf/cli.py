@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import IO, NoReturn
 
@@ -24,9 +24,15 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations (a new option must not change what an old call means); unknown options get a suggestion."""
+    """No abbreviations (a new option must not change what an old call means); unknown options get a suggestion.
 
-    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+    `missing`: setting -> why there is no option for it, which is said instead.
+    """
+
+    def __init__(
+        self, command: str, description: str, epilog: str | None = None, *, missing: Mapping[str, str] | None = None
+    ) -> None:
+        self.missing = dict(missing or {})
         super().__init__(
             prog=f"minitf {command}".strip(),
             description=description,
@@ -40,6 +46,8 @@ class Parser(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             name = unknown[0].split("=")[0]
+            if name.lstrip("-").replace("-", "_") in self.missing:
+                self.error(f"no option {name}: {self.missing[name.lstrip('-').replace('-', '_')]}")
             near = get_close_matches(name, [option for option in self._option_string_actions if option != "-h"], n=1)
             if near:
                 self.error(f"no option {name}, did you mean {near[0]}?")
@@ -115,10 +123,23 @@ def env_parser() -> Parser:
     return parser
 
 
+def generate_parser() -> Parser:
+    """`minitf generate FOLDER [PROMPT]`."""
+    from minitf import cli_generate
+
+    return cli_generate.generate_parser()
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from minitf.cli_run import run
 
     run(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from minitf.cli_generate import generate
+
+    generate(arguments)
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -135,13 +156,15 @@ def _env(arguments: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], None], str]] = {
     "run": (run_parser, _run, "embed texts with a BERT checkpoint"),
+    "generate": (generate_parser, _generate, "continue a text, with every decoding strategy"),
     "info": (info_parser, _info, "architecture, parameters, memory and load report of a checkpoint"),
     "env": (env_parser, _env, "versions, threads, devices and platform"),
 }
 
 
 def _top_parser() -> Parser:
-    listed = "\n".join(f"  {name:<6}{summary}" for name, (_, _, summary) in COMMANDS.items())
+    longest = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:<{longest}}  {summary}" for name, (_, _, summary) in COMMANDS.items())
     parser = Parser(
         "",
         "BERT and GPT-2 written out by hand in PyTorch.",

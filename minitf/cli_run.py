@@ -123,19 +123,9 @@ def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizer, Be
         tokenizer = BertTokenizer.from_pretrained(folder)
     except FileNotFoundError as error:
         missing = error
-    import torch
-
     from minitf.models.bert import BertModel
 
-    try:
-        device = torch.device(arguments.device)
-    except RuntimeError:
-        raise UsageError(f"--device {arguments.device}: not a device; expected cpu, cuda, cuda:N or mps") from None
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(f"--device {arguments.device} cannot be used here: {reason}") from None
+    device = device_of(arguments.device)
     model = BertModel.from_pretrained(folder, dtype=arguments.dtype, attn_implementation=arguments.attn)
     if tokenizer is None:
         assert missing is not None
@@ -145,6 +135,26 @@ def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizer, Be
         print(f"warning: not in the checkpoint, so random: {names}", file=sys.stderr)
     model.to(device)
     return tokenizer, model
+
+
+def device_of(name: str) -> torch.device:
+    """The torch device of that name, after a try.
+
+    Raises:
+        UsageError: there is no such name. RuntimeError: it cannot be used here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: not a device; expected cpu, cuda, cuda:N or mps") from None
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RuntimeError(f"--device {name} cannot be used here: {reason}") from None
+    return device
 
 
 def encode(texts: list[str], tokenizer: BertTokenizer, model: BertModel, *, truncate: bool) -> list[list[int]]:
