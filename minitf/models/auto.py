@@ -1,16 +1,7 @@
-"""Classes that choose a class: `AutoConfig`, `AutoModel`, `AutoModelFor...`. The choice is one table, `ARCHITECTURES`.
+"""Classes that choose a class: `AutoConfig`, `AutoModel`, `AutoModelFor...`.
 
-What a checkpoint is, is read from its `config.json`, in this order:
-
-1. `model_type`, as every version of transformers since 2.3 writes it;
-2. else `architectures`, the name of the class that was saved;
-3. else the keys, for the oldest files (Google's `bert_config.json` and what the first versions of the library wrote):
-   the one architecture whose keys are all there. This is logged as a warning, since it is a conclusion.
-
-The name of the folder decides nothing, unlike in transformers 4, which searched it for a pattern: the published
-"chinese-roberta-wwm-ext" is a BERT. transformers 5 refuses a file without `model_type`.
-
-Nothing here imports torch: the file of an architecture is imported when one of its classes is chosen.
+What a checkpoint is, and which class it then gets, stands in the table of `minitf.architectures`. Nothing here imports
+torch: the file of an architecture is imported when one of its classes is chosen.
 """
 
 from __future__ import annotations
@@ -18,15 +9,13 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
-import logging
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from minitf.config import CONFIG_NAME, BertConfig, GPT2Config, PretrainedConfig
+from minitf.architectures import ARCHITECTURES, Architecture, described_type
+from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import refuse_unknown, strict_keywords
 
 if TYPE_CHECKING:
@@ -46,150 +35,43 @@ __all__ = [
     "AutoModelForTokenClassification",
 ]
 
-logger = logging.getLogger("minitf.models.auto")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The table
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One row of the table.
-
-    Attributes:
-        config_class: of its configurations; its `model_type` names the row.
-        home: the module of its model classes.
-        classes: the choosing class -> the class of this architecture. What is not here, it has not.
-        others: further classes of its, which only `architectures` can name.
-        keys: an old `config.json` without `model_type` and `architectures` belongs here if it has all of these
-        foreign: and none of these, which stand in relatives that share the names above.
-    """
-
-    config_class: type[PretrainedConfig]
-    home: str
-    classes: Mapping[str, str]
-    others: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(
-        config_class=BertConfig,
-        home="minitf.models.bert",
-        classes={
-            "AutoModel": "BertModel",
-            "AutoModelForPreTraining": "BertForPreTraining",
-            "AutoModelForMaskedLM": "BertForMaskedLM",
-            "AutoModelForCausalLM": "BertLMHeadModel",
-            "AutoModelForNextSentencePrediction": "BertForNextSentencePrediction",
-            "AutoModelForSequenceClassification": "BertForSequenceClassification",
-            "AutoModelForMultipleChoice": "BertForMultipleChoice",
-            "AutoModelForTokenClassification": "BertForTokenClassification",
-            "AutoModelForQuestionAnswering": "BertForQuestionAnswering",
-        },
-        keys=("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "type_vocab_size"),
-        foreign=("embedding_size", "attention_window", "relative_attention", "max_2d_position_embeddings"),
-    ),
-    "gpt2": Architecture(
-        config_class=GPT2Config,
-        home="minitf.models.gpt2",
-        classes={
-            "AutoModel": "GPT2Model",
-            "AutoModelForPreTraining": "GPT2LMHeadModel",
-            "AutoModelForCausalLM": "GPT2LMHeadModel",
-            "AutoModelForSequenceClassification": "GPT2ForSequenceClassification",
-            "AutoModelForTokenClassification": "GPT2ForTokenClassification",
-            "AutoModelForQuestionAnswering": "GPT2ForQuestionAnswering",
-        },
-        others=("GPT2DoubleHeadsModel",),
-        keys=("n_embd", "n_head", "n_layer", "n_positions"),
-        foreign=("afn", "n_special", "dff", "rotary_dim", "multi_query"),
-    ),
-}
-"""model_type -> its row; the same choices as in transformers 5.23."""
-
 REGISTERED_CONFIGS: dict[str, type[PretrainedConfig]] = {}
 """model_type -> configuration class, added by `AutoConfig.register`; goes before the table."""
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Which architecture a config.json describes
-
-
-def implemented_types() -> list[str]:
-    """Every `model_type` that can be chosen, registered ones included, sorted."""
-    return sorted({*ARCHITECTURES, *REGISTERED_CONFIGS})
+# From names to classes
 
 
 def config_class_named(model_type: str) -> type[PretrainedConfig] | None:
     """The configuration class of a `model_type`, or None."""
-    row = ARCHITECTURES.get(model_type)
-    return REGISTERED_CONFIGS.get(model_type, row.config_class if row is not None else None)
+    if model_type in REGISTERED_CONFIGS:
+        return REGISTERED_CONFIGS[model_type]
+    if model_type not in ARCHITECTURES:
+        return None
+    module, _, name = ARCHITECTURES[model_type].config.partition(":")
+    found: type[PretrainedConfig] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def config_class_for(values: Mapping[str, Any], source: str) -> type[PretrainedConfig]:
-    """The configuration class for the contents of a `config.json`; see the head of this file for the rule.
+    """The configuration class for the contents of a `config.json`.
 
     Args:
         values: the contents. source: what to call them in messages.
 
     Raises:
-        ValueError: nothing in it names an architecture, or it names one that is not implemented; the message lists
-            those that are.
+        ValueError: nothing in it names an architecture, or it names one that is not implemented.
     """
-    model_type = values.get("model_type")
-    if model_type not in (None, ""):
-        chosen = config_class_named(model_type) if isinstance(model_type, str) else None
-        if chosen is None:
-            raise not_implemented(f"{source} has model_type {model_type!r}", model_type, values)
-        return chosen
-    architectures = values.get("architectures")
-    if architectures:
-        names = architectures if isinstance(architectures, list) else [architectures]
-        types = {type_of_class(name) for name in names}
-        found = types.pop()
-        if types or found is None:
-            raise not_implemented(f"{source} has no model_type and architectures {architectures!r}", None, values)
-        return REGISTERED_CONFIGS.get(found, ARCHITECTURES[found].config_class)
-    fitting = [
-        name
-        for name, row in ARCHITECTURES.items()
-        if all(key in values for key in row.keys) and not any(key in values for key in row.foreign)
-    ]
-    if len(fitting) != 1:
-        raise not_implemented(
-            f"{source} has no model_type and no architectures, and its keys are not those of one architecture",
-            None,
-            values,
-        )
-    logger.warning(
-        "%s has no model_type: taken for %r because of its keys (%s); write model_type into it to say so",
-        source,
-        fitting[0],
-        ", ".join(ARCHITECTURES[fitting[0]].keys),
-    )
-    return REGISTERED_CONFIGS.get(fitting[0], ARCHITECTURES[fitting[0]].config_class)
+    chosen = config_class_named(described_type(values, source, REGISTERED_CONFIGS))
+    assert chosen is not None  # `described_type` returns what is known
+    return chosen
 
 
-def type_of_class(name: object) -> str | None:
-    """The `model_type` whose row has a model class of this name, or None."""
-    for model_type, row in ARCHITECTURES.items():
-        if name in (*row.classes.values(), *row.others):
-            return model_type
-    return None
-
-
-def not_implemented(what: str, model_type: object, values: Mapping[str, Any]) -> ValueError:
-    """The error for a checkpoint of something else: what it says, what there is, what to do."""
-    types = implemented_types()
-    plain = re.sub(r"\W|_", "", str(model_type).lower())  # "BERT", "gpt-2"; a relative's name is no misspelling
-    near = f"; did you mean {plain!r}?" if plain in types else ""
-    remedy = "A class of your own is added by AutoConfig.register and AutoModel.register."
-    if "auto_map" in values:
-        remedy = f"Code that comes with a checkpoint (auto_map) is never run here. {remedy}"
-    return ValueError(f"{what}{near or ';'} implemented are {', '.join(map(repr, types))}. {remedy}")
+def row_of(config_class: type[PretrainedConfig]) -> Architecture | None:
+    """The row of the table for a configuration class of minitf's own, or None."""
+    name = f"{config_class.__module__}:{config_class.__qualname__}"
+    return next((row for row in ARCHITECTURES.values() if row.config == name), None)
 
 
 def choosing_only(name: str, ways: str) -> TypeError:
@@ -202,7 +84,7 @@ def choosing_only(name: str, ways: str) -> TypeError:
 
 
 class AutoConfig:
-    """Chooses the configuration class of a checkpoint; see the head of this file for the rule."""
+    """Chooses the configuration class of a checkpoint; see `minitf.architectures` for the rule."""
 
     def __init__(self, config: object = None) -> None:
         raise choosing_only("AutoConfig", "AutoConfig.from_pretrained(folder) or AutoConfig.for_model('bert', ...)")
@@ -291,7 +173,8 @@ class AutoConfig:
 def _typed(model_type: object) -> str:
     if isinstance(model_type, str) and model_type:
         return model_type
-    raise ValueError(f"model_type = {model_type!r}: expected one of {', '.join(map(repr, implemented_types()))}.")
+    known = ", ".join(map(repr, sorted({*ARCHITECTURES, *REGISTERED_CONFIGS})))
+    raise ValueError(f"model_type = {model_type!r}: expected one of {known}.")
 
 
 def _config_source(name_or_path: str | os.PathLike[str]) -> str:
@@ -310,7 +193,7 @@ def _check_config_class(config_class: object) -> None:
 
 
 class AutoClass:
-    """Base of the classes that choose a model class: one task each, see `ARCHITECTURES`."""
+    """Base of the classes that choose a model class: one task each, see `minitf.architectures`."""
 
     registered: ClassVar[dict[type[PretrainedConfig], type[Any]]] = {}
     """Configuration class -> model class, added by `register`; goes before the table."""
@@ -333,7 +216,7 @@ class AutoClass:
         """
         if config_class in cls.registered:
             return cls.registered[config_class]
-        row = next((row for row in ARCHITECTURES.values() if row.config_class is config_class), None)
+        row = row_of(config_class)
         if row is not None and cls.__name__ in row.classes:
             found: type[Any] = getattr(importlib.import_module(row.home), row.classes[cls.__name__])
             return found
@@ -448,7 +331,7 @@ class AutoClass:
                 f"{model_class.__name__}.config_class is {model_class.config_class.__name__}, but it is registered for "
                 f"{config_class.__name__}: set config_class = {config_class.__name__} in the class."
             )
-        row = next((row for row in ARCHITECTURES.values() if row.config_class is config_class), None)
+        row = row_of(config_class)
         there = cls.registered.get(config_class)
         taken = there.__name__ if there is not None else row.classes.get(cls.__name__) if row is not None else None
         if taken is not None and there is not model_class and not exist_ok:

@@ -14,8 +14,9 @@ import transformers
 
 import minitf
 from minitf import AutoConfig, AutoModel, BertConfig, BertModel, GPT2Config, PreTrainedModel
+from minitf.architectures import ARCHITECTURES
 from minitf.models import auto
-from minitf.models.auto import ARCHITECTURES, AutoClass
+from minitf.models.auto import AutoClass
 from tests.support import minilm_folder, randomise_, shared_data
 
 BERT: dict[str, int] = {

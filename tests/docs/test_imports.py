@@ -54,14 +54,16 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.models",
         "minitf.generation",
     },
+    "minitf.architectures": set(),  # names only
     "minitf.models.auto": {
+        "minitf.architectures",
         "minitf.config",
         "minitf.keywords",
         "minitf.pretrained",
         "minitf.loading",
         "weights_tools",
     },
-    "minitf.tokenization": {"minitf.tokenization", "minitf.keywords", "weights_tools"},
+    "minitf.tokenization": {"minitf.tokenization", "minitf.keywords", "minitf.architectures", "weights_tools"},
     "minitf.generation": {
         "minitf.generation",
         "minitf.cache",
