@@ -27,9 +27,9 @@ print("READY", flush=True)
 print(json.dumps(embedding.tolist()))
 """
 MINITF = EMBED.format(
-    imports="from minitf.models.bert import BertModel\nfrom minitf.tokenization import BertTokenizer",
+    imports="from minitf.models.bert import BertModel\nfrom minitf.tokenization import BertTokenizerFast",
     model="BertModel",
-    tokenizer="BertTokenizer",
+    tokenizer="BertTokenizerFast",
 )
 TRANSFORMERS = EMBED.format(
     imports="from transformers import AutoModel, AutoTokenizer", model="AutoModel", tokenizer="AutoTokenizer"
@@ -37,7 +37,7 @@ TRANSFORMERS = EMBED.format(
 PYTHON = "print('READY', flush=True)"
 TORCH = "import torch\n" + PYTHON
 IMPORT = "import torch, minitf\n" + PYTHON
-IMPORT_CLASSES = "import torch\nfrom minitf import BertModel, BertTokenizer\n" + PYTHON
+IMPORT_CLASSES = "import torch\nfrom minitf import BertModel, BertTokenizerFast\n" + PYTHON
 HELP = """
 import contextlib, io, json, sys
 sys.argv = ["minitf", "--help"]

@@ -59,6 +59,10 @@ _HOMES = {
     "GenerationConfig": "minitf.generation.config",
     "BatchEncoding": "minitf.tokenization",
     "BertTokenizer": "minitf.tokenization",
+    "BertTokenizerFast": "minitf.tokenization",
+    "GPT2Tokenizer": "minitf.tokenization",
+    "GPT2TokenizerFast": "minitf.tokenization",
+    "Tokenizer": "minitf.tokenization",
     "LoadError": "minitf.loading",
     "LoadReport": "weights_tools.report",
 }
@@ -102,6 +106,10 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.pretrained import PreTrainedModel as PreTrainedModel
     from minitf.tokenization import BatchEncoding as BatchEncoding
     from minitf.tokenization import BertTokenizer as BertTokenizer
+    from minitf.tokenization import BertTokenizerFast as BertTokenizerFast
+    from minitf.tokenization import GPT2Tokenizer as GPT2Tokenizer
+    from minitf.tokenization import GPT2TokenizerFast as GPT2TokenizerFast
+    from minitf.tokenization import Tokenizer as Tokenizer
     from weights_tools.report import LoadReport as LoadReport
 
 

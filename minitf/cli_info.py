@@ -93,10 +93,10 @@ def _heads(folder: Path, model: BertModel) -> dict[str, int]:
 
 
 def _tokenizer(folder: Path) -> str:
-    from minitf.tokenization import BertTokenizer
+    from minitf.tokenization import BertTokenizerFast
 
     try:
-        return repr(BertTokenizer.from_pretrained(folder))
+        return repr(BertTokenizerFast.from_pretrained(folder))
     except FileNotFoundError:
         return "none in the folder"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from minitf.models.bert import BertModel
-    from minitf.tokenization import BertTokenizer
+    from minitf.tokenization import BertTokenizerFast
 
 LISTED_TEXTS = 12  # printed one by one, and in the similarity matrix, of a longer list
 LISTED_TOKENS = 32
@@ -114,13 +114,13 @@ def check_target(path: Path) -> None:
         raise FileNotFoundError(f"--npz {path}: the folder {path.parent} does not exist")
 
 
-def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizer, BertModel]:
+def load(folder: Path, arguments: argparse.Namespace) -> tuple[BertTokenizerFast, BertModel]:
     """Tokenizer and model; a folder that has neither is reported by its missing weights."""
-    from minitf.tokenization import BertTokenizer
+    from minitf.tokenization import BertTokenizerFast
 
     tokenizer, missing = None, None
     try:
-        tokenizer = BertTokenizer.from_pretrained(folder)
+        tokenizer = BertTokenizerFast.from_pretrained(folder)
     except FileNotFoundError as error:
         missing = error
     from minitf.models.bert import BertModel
@@ -157,7 +157,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def encode(texts: list[str], tokenizer: BertTokenizer, model: BertModel, *, truncate: bool) -> list[list[int]]:
+def encode(texts: list[str], tokenizer: BertTokenizerFast, model: BertModel, *, truncate: bool) -> list[list[int]]:
     """Ids of each text. Without `truncate`, a text that is too long is an error that names it."""
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     tokenizer.model_max_length = limit
@@ -176,7 +176,7 @@ def encode(texts: list[str], tokenizer: BertTokenizer, model: BertModel, *, trun
 
 
 def batches(
-    ids: list[list[int]], tokenizer: BertTokenizer, size: int, length: int | None
+    ids: list[list[int]], tokenizer: BertTokenizerFast, size: int, length: int | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(input_ids, attention_mask) [B, T], padded on the tokenizer's side; T = `length`, or the longest of the batch."""
     import torch
@@ -218,7 +218,7 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
 def compute(
     texts: list[str],
     ids: list[list[int]],
-    tokenizer: BertTokenizer,
+    tokenizer: BertTokenizerFast,
     model: BertModel,
     arguments: argparse.Namespace,
 ) -> Result:
@@ -251,7 +251,7 @@ def compute(
                         kept.setdefault(name, []).append(value.cpu())
     result = Result(
         texts=texts,
-        tokens=[tokenizer.convert_ids_to_tokens(row) for row in ids],  # type: ignore[misc]
+        tokens=[tokenizer.convert_ids_to_tokens(row) for row in ids],
         input_ids=ids,
         pooled=torch.cat(pooled) if pooled else None,
         vectors=vectors,

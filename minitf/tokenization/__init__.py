@@ -25,15 +25,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "BertTokenizer": "minitf.tokenization.fast",
     "BatchEncoding": "minitf.tokenization.batch",
+    "BasicTokenizer": "minitf.tokenization.wordpiece",
+    "BertTokenizer": "minitf.tokenization.wordpiece",
+    "BertTokenizerFast": "minitf.tokenization.fast",
+    "GPT2Tokenizer": "minitf.tokenization.bpe",
+    "GPT2TokenizerFast": "minitf.tokenization.fast",
+    "Tokenizer": "minitf.tokenization.base",
+    "WordpieceTokenizer": "minitf.tokenization.wordpiece",
 }
 
-__all__ = ["BatchEncoding", "BertTokenizer"]
+__all__ = [
+    "BasicTokenizer",
+    "BatchEncoding",
+    "BertTokenizer",
+    "BertTokenizerFast",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "Tokenizer",
+    "WordpieceTokenizer",
+]
 
 if TYPE_CHECKING:
+    from minitf.tokenization.base import Tokenizer as Tokenizer
     from minitf.tokenization.batch import BatchEncoding as BatchEncoding
-    from minitf.tokenization.fast import BertTokenizer as BertTokenizer
+    from minitf.tokenization.bpe import GPT2Tokenizer as GPT2Tokenizer
+    from minitf.tokenization.fast import BertTokenizerFast as BertTokenizerFast
+    from minitf.tokenization.fast import GPT2TokenizerFast as GPT2TokenizerFast
+    from minitf.tokenization.wordpiece import BasicTokenizer as BasicTokenizer
+    from minitf.tokenization.wordpiece import BertTokenizer as BertTokenizer
+    from minitf.tokenization.wordpiece import WordpieceTokenizer as WordpieceTokenizer
 
 
 def __getattr__(name: str) -> Any:

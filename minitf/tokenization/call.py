@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from minitf.tokenization.options import UNKNOWN_LENGTH, checked
+
+TENSOR_KINDS = ("pt", "np")
+
+logger = logging.getLogger("minitf.tokenization")
 
 PADDING = ("longest", "max_length", "do_not_pad")
 TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
@@ -39,31 +44,42 @@ class Plan:
 def _checked_text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         remedy = "; pass a list (`.tolist()`)" if hasattr(value, "tolist") else ""
+        if isinstance(value, list | tuple):
+            remedy = "; for texts that are split into words pass is_split_into_words=True"
         raise TypeError(f"{where} is of type {type(value).__name__}, expected str{remedy}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where} holds half a surrogate pair (U+{ord(value[error.start]):04X} at character {error.start}), which "
-            "is no "
-            "Unicode text: decode its source with errors='replace'"
+            "is no Unicode text: decode its source with errors='replace'"
         ) from None
     return str(value)
 
 
-def pair_up(text: Any, text_pair: Any) -> tuple[list[str | tuple[str, str]], bool]:
-    """(texts or pairs as a list, whether a list was given). TypeError or ValueError that says which element is
-    wrong.
+def _checked_words(value: Any, where: str) -> list[str]:
+    if not isinstance(value, list | tuple):
+        remedy = "; a plain str needs no is_split_into_words" if isinstance(value, str) else ""
+        raise TypeError(f"{where} is of type {type(value).__name__}, expected a list of words{remedy}")
+    return [_checked_text(word, f"{where}[{index}]") for index, word in enumerate(value)]
+
+
+def pair_up(text: Any, text_pair: Any, words: bool = False) -> tuple[list[Any], bool]:
+    """(texts or pairs as a list, whether several were given). words: each text is a list of words.
+
+    TypeError or ValueError that says which element is wrong.
     """
-    if not isinstance(text, list | tuple):
-        first = _checked_text(text, "text")
-        if text_pair is None or text_pair == "":
+    check = _checked_words if words else _checked_text
+    several = isinstance(text, list | tuple) and (not words or (bool(text) and isinstance(text[0], list | tuple)))
+    if not several:
+        first = check(text, "text")
+        if text_pair is None or len(text_pair) == 0:
             return [first], False
-        if isinstance(text_pair, list | tuple):
+        if isinstance(text_pair, list | tuple) and not words:
             raise TypeError("text is one str but text_pair is a list; expected one str for both, or two lists")
-        return [(first, _checked_text(text_pair, "text_pair"))], False
+        return [(first, check(text_pair, "text_pair"))], False
     if text_pair is None:
-        return [_single_or_pair(item, index) for index, item in enumerate(text)], True
+        return [_single_or_pair(item, index, words) for index, item in enumerate(text)], True
     if not isinstance(text_pair, list | tuple):
         raise TypeError(
             f"text is a list but text_pair is of type {type(text_pair).__name__}; expected a list of {len(text)} texts"
@@ -71,15 +87,19 @@ def pair_up(text: Any, text_pair: Any) -> tuple[list[str | tuple[str, str]], boo
     if len(text) != len(text_pair):
         raise ValueError(f"text has {len(text)} elements and text_pair {len(text_pair)}; expected as many of both")
     pairs = enumerate(zip(text, text_pair, strict=True))
-    return [(_checked_text(a, f"text[{i}]"), _checked_text(b, f"text_pair[{i}]")) for i, (a, b) in pairs], True
+    return [(check(a, f"text[{i}]"), check(b, f"text_pair[{i}]")) for i, (a, b) in pairs], True
 
 
-def _single_or_pair(item: Any, index: int) -> str | tuple[str, str]:
-    if isinstance(item, tuple) and len(item) == 2:
-        return _checked_text(item[0], f"text[{index}][0]"), _checked_text(item[1], f"text[{index}][1]")
-    if isinstance(item, Sequence) and not isinstance(item, str):
-        raise TypeError(f"text[{index}] is of type {type(item).__name__}, expected a str, or a tuple of two for a pair")
-    return _checked_text(item, f"text[{index}]")
+def _single_or_pair(item: Any, index: int, words: bool) -> Any:
+    check = _checked_words if words else _checked_text
+    if isinstance(item, tuple) and len(item) == 2 and (not words or not isinstance(item[0], str)):
+        return check(item[0], f"text[{index}][0]"), check(item[1], f"text[{index}][1]")
+    if not words and isinstance(item, Sequence) and not isinstance(item, str):
+        raise TypeError(
+            f"text[{index}] is of type {type(item).__name__}, expected a str, or a tuple of two for a pair (for texts "
+            "that are split into words: is_split_into_words=True)"
+        )
+    return check(item, f"text[{index}]")
 
 
 def _choice(name: str, value: Any, default: str, off: str, known: tuple[str, ...]) -> str:
@@ -97,66 +117,154 @@ def _positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}, expected an integer of 1 or more")
 
 
-def make_plan(
-    settings: Settings,
-    *,
-    padding: Any,
-    truncation: Any,
-    max_length: int | None,
-    pad_to_multiple_of: int | None,
-    padding_side: Any,
-    least: int,
-    all_pairs: bool,
-) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """The options of one call, those of a tokenizer's `__call__`, with the old names already taken into account."""
+
+    add_special_tokens: bool = True
+    padding: Any = False
+    truncation: Any = False
+    max_length: int | None = None
+    stride: int = 0
+    words: bool = False
+    pad_to_multiple_of: int | None = None
+    padding_side: Any = None
+    return_tensors: str | None = None
+    return_token_type_ids: bool | None = None
+    return_attention_mask: bool | None = None
+    return_overflowing_tokens: bool = False
+    return_special_tokens_mask: bool = False
+    return_offsets_mapping: bool = False
+    return_length: bool = False
+    split_special_tokens: bool | None = None
+    verbose: bool = True
+
+    @staticmethod
+    def of(arguments: Mapping[str, Any]) -> Request:
+        """From the arguments of a public method (other names are passed over: its texts, and `self`).
+
+        The names of transformers 2, which old tutorials use, count too, each with a note in the log:
+        `pad_to_max_length=True` is padding="max_length", `truncation_strategy="longest_first"` is truncation of that
+        name, `is_pretokenized` is `is_split_into_words`. Raises ValueError if old and new disagree, and for an unknown
+        `return_tensors`.
+        """
+        names = {entry.name for entry in fields(Request)}
+        options = {name: value for name, value in arguments.items() if name in names}
+        options["words"] = arguments.get("is_split_into_words", False)
+        old = {name: arguments[name] for name in _OLD_NAMES if arguments.get(name) is not None}
+        for name, value in old.items():
+            new, meant = _OLD_NAMES[name](value)
+            given = options[new]
+            if given is True and new == "truncation" and meant != "do_not_truncate":
+                given = meant
+            if given not in (False, None, meant):
+                raise ValueError(
+                    f"{name}={value!r} means {_shown(new)}={meant!r}, but {_shown(new)}={given!r} is given: leave "
+                    f"{name} out"
+                )
+            options[new] = meant
+            if name not in _noted:
+                _noted.add(name)
+                logger.warning("%s is the old name of an option: taken as %s=%r", name, _shown(new), meant)
+        kind = options.get("return_tensors")
+        if kind not in (None, *TENSOR_KINDS):
+            raise ValueError(
+                f"return_tensors={kind!r} is not known; expected 'pt' (torch), 'np' (numpy) or None (lists)"
+            )
+        return Request(**options)
+
+
+def _shown(name: str) -> str:
+    return "is_split_into_words" if name == "words" else name
+
+
+# Old name -> function from its value to the new name (a field of Request) and value.
+_OLD_NAMES: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "pad_to_max_length": lambda value: ("padding", "max_length" if value else False),
+    "truncation_strategy": lambda value: (
+        "truncation",
+        _choice("truncation_strategy", value, "longest_first", "do_not_truncate", TRUNCATION),
+    ),
+    "is_pretokenized": lambda value: ("words", bool(value)),
+}
+_noted: set[str] = set()  # old names that were used and reported
+
+
+def make_plan(settings: Settings, request: Request, *, least: int, all_pairs: bool) -> Plan:
     """Check the options of a call against each other and against the tokenizer.
 
     least: special tokens that will be added at most. all_pairs: every text has a second one.
     Raises ValueError for unknown values, options that would have no effect, a length that is not known or too small.
     """
-    pad = _choice("padding", padding, "longest", "do_not_pad", PADDING)
-    cut = _choice("truncation", truncation, "longest_first", "do_not_truncate", TRUNCATION)
+    pad = _choice("padding", request.padding, "longest", "do_not_pad", PADDING)
+    cut = _choice("truncation", request.truncation, "longest_first", "do_not_truncate", TRUNCATION)
     pads, cuts = pad != "do_not_pad", cut != "do_not_truncate"
-    _positive("max_length", max_length)
-    _positive("pad_to_multiple_of", pad_to_multiple_of)
-    side = settings.padding_side if padding_side is None else checked("padding_side", padding_side, "tokenizer call")
-    if max_length is not None and not cuts and pad != "max_length":
-        raise ValueError(
-            f"max_length={max_length} has no effect without truncation=True or padding='max_length': add one of them"
-        )
-    for name, value in (("pad_to_multiple_of", pad_to_multiple_of), ("padding_side", padding_side)):
-        if value is not None and not pads:
-            raise ValueError(
-                f"{name}={value!r} has no effect without padding: add padding=True or padding='max_length'"
-            )
-    length = settings.model_max_length if max_length is None else max_length
+    multiple = request.pad_to_multiple_of
+    _positive("max_length", request.max_length)
+    _positive("pad_to_multiple_of", multiple)
+    _check_effects(request, pad, cuts)
+    length = settings.model_max_length if request.max_length is None else request.max_length
     if length >= UNKNOWN_LENGTH and (cuts or pad == "max_length"):
-        reason = f"truncation={truncation!r}" if cuts else f"padding={padding!r}"
+        reason = f"truncation={request.truncation!r}" if cuts else f"padding={request.padding!r}"
         raise ValueError(f"{reason} needs a length, and this tokenizer knows no model_max_length: pass max_length=...")
     if cuts and length < least:
         raise ValueError(f"max_length={length} leaves no room for the {least} special tokens; expected {least} or more")
+    if request.stride and request.stride >= length - least:
+        raise ValueError(
+            f"stride={request.stride} leaves no step: a window has {length - least} tokens beside the special ones; "
+            "choose a smaller stride or a larger max_length"
+        )
     if cut == "only_second" and not all_pairs:
         raise ValueError(
             "truncation='only_second' needs a second text for every text: pass text_pair, or use truncation=True"
         )
     if pads and settings.pad_token is None:
         raise ValueError(
-            "padding needs a pad token and this tokenizer has none: set tokenizer.pad_token to one of its tokens"
+            "padding needs a pad token and this tokenizer has none: set tokenizer.pad_token to one of its tokens "
+            "(tokenizer.pad_token = tokenizer.eos_token), or add one with "
+            "tokenizer.add_special_tokens({'pad_token': '[PAD]'}) and resize the model's embedding to len(tokenizer)"
         )
-    if cuts and pads and pad_to_multiple_of is not None and length % pad_to_multiple_of:
+    if cuts and pads and multiple is not None and length % multiple:
         raise ValueError(
-            f"truncation to max_length={length} does not fit pad_to_multiple_of={pad_to_multiple_of}; choose a "
-            "multiple of it"
+            f"truncation to max_length={length} does not fit pad_to_multiple_of={multiple}; choose a multiple of it"
         )
-    return Plan(
-        truncation={"max_length": length, "strategy": cut, "direction": settings.truncation_side} if cuts else None,
-        padding={
-            "length": length if pad == "max_length" else None,
-            "direction": side,
-            "pad_id": settings.pad_token_id,
-            "pad_token": settings.pad_token,
-            "pad_type_id": settings.pad_token_type_id,
-            "pad_to_multiple_of": pad_to_multiple_of,
-        }
-        if pads
-        else None,
-    )
+    side = settings.padding_side
+    if request.padding_side is not None:
+        side = checked("padding_side", request.padding_side, "tokenizer call")
+    truncation = {
+        "max_length": length,
+        "strategy": cut,
+        "direction": settings.truncation_side,
+        "stride": request.stride,
+    }
+    filling = {
+        "length": length if pad == "max_length" else None,
+        "direction": side,
+        "pad_id": settings.pad_token_id,
+        "pad_token": settings.pad_token,
+        "pad_type_id": settings.pad_token_type_id,
+        "pad_to_multiple_of": multiple,
+    }
+    return Plan(truncation=truncation if cuts else None, padding=filling if pads else None)
+
+
+def _check_effects(request: Request, pad: str, cuts: bool) -> None:
+    """ValueError for an option that would have no effect."""
+    if request.max_length is not None and not cuts and pad != "max_length":
+        raise ValueError(
+            f"max_length={request.max_length} has no effect without truncation=True or padding='max_length': add one "
+            "of them"
+        )
+    for name in ("pad_to_multiple_of", "padding_side"):
+        value = getattr(request, name)
+        if value is not None and pad == "do_not_pad":
+            raise ValueError(
+                f"{name}={value!r} has no effect without padding: add padding=True or padding='max_length'"
+            )
+    stride = request.stride
+    if not isinstance(stride, int) or isinstance(stride, bool) or stride < 0:
+        raise ValueError(f"stride is {stride!r}, expected an integer of 0 or more")
+    if request.return_overflowing_tokens and not cuts:
+        raise ValueError("return_overflowing_tokens=True has no effect without truncation=True: add it")
+    if stride and not request.return_overflowing_tokens:
+        raise ValueError(f"stride={stride} has no effect without return_overflowing_tokens=True: add it")

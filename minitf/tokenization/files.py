@@ -1,39 +1,36 @@
-"""From files to a `tokenizers.Tokenizer`: finding them, reading them, and checking the vocabulary."""
+"""The files of a tokenizer: finding them, reading them, checking them, writing them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordPiece
+from tokenizers import AddedToken
 
-from minitf.tokenization.options import read_json
+from minitf.tokenization.options import added_token, read_json
 from weights_tools import regular
 from weights_tools.regular import is_there
 
-BACKEND_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
-TOKENIZER_FILES = (
-    BACKEND_FILE,
-    VOCABULARY_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+BACKEND_FILE = "tokenizer.json"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MAX_FILE_BYTES = 256 * 2**20  # the largest published tokenizer.json has about 40 MB
 
 
-def find_file(folder: Path) -> Path:
-    """tokenizer.json or else vocab.txt in `folder`; FileNotFoundError that says what was looked for."""
-    for name in (BACKEND_FILE, VOCABULARY_FILE):
-        if is_there(folder / name):  # a pipe or a directory is there too, and reading it says what it is
-            return folder / name
+def find_files(folder: Path, vocabulary_files: Sequence[str]) -> list[Path]:
+    """[tokenizer.json], or else the vocabulary files in `folder`; FileNotFoundError that says what was looked for."""
+    # `is_there` also for a pipe or a directory: reading it says what it is.
+    if is_there(folder / BACKEND_FILE):
+        return [folder / BACKEND_FILE]
+    if all(is_there(folder / name) for name in vocabulary_files):
+        return [folder / name for name in vocabulary_files]
     held = sorted(entry.name for entry in folder.iterdir())
     listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "") if held else "nothing"
+    classic = " with ".join(vocabulary_files)
     raise FileNotFoundError(
-        f"no tokenizer in {folder}: looked for {BACKEND_FILE} and {VOCABULARY_FILE}, the folder holds {listing}. "
-        f"Copy the checkpoint's {BACKEND_FILE} or {VOCABULARY_FILE} there, or give the path of a vocabulary file"
+        f"no tokenizer in {folder}: looked for {BACKEND_FILE} and {classic}, the folder holds {listing}. "
+        f"Copy the checkpoint's {BACKEND_FILE} or {classic} there, or give the path of a vocabulary file"
     )
 
 
@@ -48,9 +45,7 @@ def read_text(path: Path) -> str:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Piece to id (its line, counted from 0) of a vocabulary file; ValueError if it is empty or a piece stands
-    twice.
-    """
+    """Piece to id (its line, counted from 0) of a vocab.txt; ValueError if it is empty or a piece stands twice."""
     # Not splitlines(): bert-base-chinese has U+2028 as a piece. Blanks at the end go, as in the original and
     # transformers (that piece becomes "", which no text can reach either way).
     lines = [line.rstrip() for line in read_text(path).split("\n")]
@@ -68,94 +63,118 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     return vocabulary
 
 
-def wordpiece_backend(vocabulary: Mapping[str, int], options: Mapping[str, Any]) -> Tokenizer:
-    """BERT's pipeline around `vocabulary`: clean, lower-case, split at punctuation and CJK, then longest match
-    first.
-    """
-    if options["unk_token"] is None:
-        raise ValueError("unk_token is None; WordPiece needs a token for words that it cannot spell, such as '[UNK]'")
-    backend = Tokenizer(WordPiece(dict(vocabulary), unk_token=options["unk_token"]))
-    backend.normalizer = bert_normalizer(options)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
-    return backend
+def read_json_vocabulary(path: Path) -> dict[str, int]:
+    """Piece to id of a vocab.json; ValueError for anything but an object of whole numbers, and for doubled pieces."""
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise ValueError(f"{twice!r} stands twice; every piece needs one id")
+        return found
 
-def bert_normalizer(options: Mapping[str, Any]) -> normalizers.BertNormalizer:
-    """Normalizer for `do_lower_case`, `strip_accents` (None: strip when lower-casing) and `tokenize_chinese_chars`."""
-    return normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=options["tokenize_chinese_chars"],
-        strip_accents=options["strip_accents"],
-        lowercase=options["do_lower_case"],
-    )
-
-
-def bert_template(cls: tuple[str, int] | None, sep: tuple[str, int] | None) -> processors.TemplateProcessing:
-    """`[CLS] A [SEP]` with token type 0, and `[CLS] A [SEP] B [SEP]` with 1 from B on; a token that is None is left
-    out.
-    """
-    start = [f"{cls[0]}:0"] if cls else []
-    end = [f"{sep[0]}:{{}}"] if sep else []
-    first = [*start, "$A:0", *[part.format(0) for part in end]]
-    second = ["$B:1", *[part.format(1) for part in end]]
-    return processors.TemplateProcessing(
-        single=first, pair=[*first, *second], special_tokens=[token for token in (cls, sep) if token]
-    )
-
-
-def read_backend(path: Path) -> Tokenizer:
-    """The pipeline of a tokenizer.json, without the padding and truncation stored in it.
-
-    Published files carry settings of somebody's last call (the MiniLM checkpoint: truncate to 128 and pad to 128).
-    Acting on them would change every result without a word, so they are reset: padding and truncation come from the
-    call only. Raises ValueError for a file that is not one, for a model other than WordPiece or WordLevel, and for ids
-    with gaps.
-    """
-    text = read_text(path)
     try:
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise ValueError(f"{path} is not a tokenizer.json ({error})") from None
-    backend.no_truncation()
-    backend.no_padding()
-    kind = type(backend.model).__name__
-    if kind not in ("WordPiece", "WordLevel"):
-        raise ValueError(f"{path} holds a {kind} model; BertTokenizer reads WordPiece and WordLevel")
-    missing = [number for number in range(backend.get_vocab_size()) if backend.id_to_token(number) is None]
-    if missing:
+        content = json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, regular.WeightsError) or str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from None
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} holds no vocabulary; expected a JSON object from piece to id")
+    for piece, number in content.items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{path}: the id of {piece!r} is {number!r}, expected a whole number")
+    return content
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a merges.txt, in order; ValueError for a line that is no pair. A first line "#version" is none."""
+    lines = read_text(path).split("\n")
+    merges = []
+    for number, line in enumerate(lines, start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not all(parts):
+            raise ValueError(f"{path}: line {number} is {line[:80]!r}; expected two pieces with one blank between")
+        merges.append((parts[0], parts[1]))
+    return merges
+
+
+def check_ids(vocabulary: Mapping[str, int], origin: str) -> None:
+    """ValueError unless the ids are 0, 1, ... without gaps, one for each piece."""
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
         raise ValueError(
-            f"{path}: no piece has the id {missing[0]} though the vocabulary has {backend.get_vocab_size()} pieces; "
-            "ids must run without gaps, and no piece may stand twice"
+            f"{origin}: ids must be 0 .. {len(vocabulary) - 1}, one each, as there are {len(vocabulary)} pieces"
         )
-    return backend
 
 
-def add_tokens(backend: Tokenizer, folder: Path, config: Mapping[str, Any], *, from_vocabulary: bool) -> list[str]:
-    """Append the added tokens that `folder` states: added_tokens_decoder, added_tokens.json, additional_special_tokens.
+def check_gap(missing: int | None, count: int, origin: str) -> None:
+    """ValueError that names the first id without a piece, if there is one."""
+    if missing is not None:
+        raise ValueError(
+            f"{origin}: no piece has the id {missing} though the vocabulary has {count} pieces; ids must run without "
+            "gaps, and no piece may stand twice"
+        )
 
-    Returns the additional special tokens. Raises ValueError when a token's stated id is not the one it would get.
+
+def check_merges(merges: Sequence[tuple[str, str]], vocabulary: Mapping[str, int], origin: str) -> None:
+    """ValueError for a merge whose parts or whole are no pieces of the vocabulary, and for one that stands twice."""
+    seen: dict[tuple[str, str], int] = {}
+    for number, pair in enumerate(merges):
+        for piece in (*pair, "".join(pair)):
+            if piece not in vocabulary:
+                raise ValueError(
+                    f"{origin}: merge {number} ({' '.join(pair)}) names {piece!r}, which is not in the vocabulary; do "
+                    "the two files belong together?"
+                )
+        if seen.setdefault(pair, number) != number:
+            raise ValueError(f"{origin}: merge {number} ({' '.join(pair)}) stands already at {seen[pair]}")
+
+
+def parse_backend(path: Path, text: str) -> dict[str, Any]:
+    """The content of a tokenizer.json; ValueError if it is none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a tokenizer.json ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f"{path} is not a tokenizer.json (it has no 'model')")
+    vocabulary = content["model"].get("vocab")
+    if not isinstance(vocabulary, dict):
+        raise ValueError(f"{path} is not a tokenizer.json (its model has no 'vocab' from piece to id)")
+    return content
+
+
+def stated_tokens(folder: Path, config: Mapping[str, Any], *, from_vocabulary: bool) -> dict[int, AddedToken]:
+    """Id to token: what added_tokens_decoder and, beside a vocabulary file, added_tokens.json state.
+
+    ValueError for entries of another form. (A tokenizer.json has its added tokens inside.)
     """
     stated: dict[int, AddedToken] = {}
     for key, value in (config.get("added_tokens_decoder") or {}).items():
         if not (key.isdecimal() and isinstance(value, Mapping) and isinstance(value.get("content"), str)):
             raise ValueError(f"{folder}: added_tokens_decoder has {key!r}: {value!r}; expected an id and its 'content'")
-        flags = {name: bool(value.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "special")}
-        normalized = bool(value.get("normalized", not flags["special"]))
-        stated[int(key)] = AddedToken(value["content"], normalized=normalized, **flags)
-    if from_vocabulary:  # tokenizer.json has its added tokens inside
-        for content, number in read_json(folder / "added_tokens.json").items():
-            stated.setdefault(int(number), AddedToken(content, normalized=True))
-    for number, token in sorted(stated.items()):
-        # For a piece of the vocabulary this only sets the flags (special: never split, skipped by decode).
-        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
-        actual = backend.token_to_id(token.content)
-        if actual != number:
-            raise ValueError(
-                f"{folder}: added token {token.content!r} is stated with id {number}, but would get id {actual}"
-            )
-    stated_extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
-    values = stated_extra.values() if isinstance(stated_extra, Mapping) else stated_extra
-    extra = [str(value["content"] if isinstance(value, Mapping) else value) for value in values]
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in extra])
-    return extra
+        stated[int(key)] = added_token(value, special=False)
+    if from_vocabulary:
+        path = folder / "added_tokens.json"
+        for content, number in read_json(path).items():
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise ValueError(f"{path}: the id of {content!r} is {number!r}, expected a whole number")
+            stated.setdefault(number, added_token(content, special=False))
+    return dict(sorted(stated.items()))
+
+
+def write_all(folder: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Write files into a folder, which is made if need be; each is replaced as a whole. Returns their paths."""
+    from weights_tools import write_atomically
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected a folder to save the tokenizer in")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode("utf-8"))
+    return tuple(str(folder / name) for name in texts)

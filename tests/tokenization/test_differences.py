@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import transformers
 
-from minitf.tokenization import BertTokenizer
+from minitf.tokenization import BertTokenizer, BertTokenizerFast, Tokenizer
 from tests.support import minilm_folder
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -21,8 +21,8 @@ NAMES = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_toke
 
 
 @pytest.fixture(scope="module")
-def ours() -> BertTokenizer:
-    return BertTokenizer.from_pretrained(minilm_folder())
+def ours(form: Any) -> Tokenizer:
+    return form.from_pretrained(minilm_folder())
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,21 @@ def folder_of(folder: Path, pieces: list[str], **settings: object) -> Path:
 
 
 @pytest.mark.parametrize("settings", ["{}", None])
-def test_tokenizer_json_is_taken_as_it_is(tmp_path: Path, settings: str | None) -> None:
+def test_tokenizer_json_is_taken_as_it_is(form: Any, tmp_path: Path, settings: str | None) -> None:
     backend = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     backend["normalizer"] |= {"lowercase": False, "strip_accents": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
     if settings is not None:
         (tmp_path / "tokenizer_config.json").write_text(settings)
-    assert BertTokenizer.from_pretrained(tmp_path).tokenize("a CAT") == ["a", "[UNK]"]
+    assert form.from_pretrained(tmp_path).tokenize("a CAT") == ["a", "[UNK]"]
     assert transformers.BertTokenizer.from_pretrained(tmp_path).tokenize("a CAT") == ["a", "cat"]
 
 
-def test_generic_classes_return_token_types(tmp_path: Path) -> None:
+def test_generic_classes_return_token_types(form: Any, tmp_path: Path) -> None:
     shutil.copy(minilm_folder() / "tokenizer.json", tmp_path)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMES}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    encoding = BertTokenizer.from_pretrained(tmp_path)("a", "b")
+    encoding = form.from_pretrained(tmp_path)("a", "b")
     assert encoding["token_type_ids"] == [0, 0, 0, 1, 1]
     other = transformers.AutoTokenizer.from_pretrained(tmp_path)("a", "b")
     assert "token_type_ids" not in other
@@ -68,13 +68,13 @@ def test_generic_classes_return_token_types(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:`max_length` is ignored")
-def test_max_length(ours: BertTokenizer, theirs: Any, options: dict[str, Any], words: str, count: int) -> None:
+def test_max_length(ours: Tokenizer, theirs: Any, options: dict[str, Any], words: str, count: int) -> None:
     with pytest.raises(ValueError, match=words):
         ours("a b c", **options)
     assert len(theirs("a b c", **options)["input_ids"]) == count
 
 
-def test_ids_outside_the_vocabulary(ours: BertTokenizer, theirs: Any) -> None:
+def test_ids_outside_the_vocabulary(ours: Tokenizer, theirs: Any) -> None:
     for convert in (ours.decode, ours.convert_ids_to_tokens):
         with pytest.raises(ValueError, match="id 999999 at position 1 is outside the vocabulary"):
             convert([2006, 999_999])
@@ -82,11 +82,11 @@ def test_ids_outside_the_vocabulary(ours: BertTokenizer, theirs: Any) -> None:
     assert theirs.convert_ids_to_tokens([2006, 999_999]) == ["on", None]
 
 
-def test_special_token_that_is_not_there(tmp_path: Path) -> None:
+def test_special_token_that_is_not_there(form: Any, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [*SPECIALS[:4], "a"], do_lower_case=True)
-    makers: list[Callable[[], BertTokenizer]] = [
-        lambda: BertTokenizer(folder / "vocab.txt"),
-        lambda: BertTokenizer.from_pretrained(folder),
+    makers: list[Callable[[], Tokenizer]] = [
+        lambda: form(folder / "vocab.txt"),
+        lambda: form.from_pretrained(folder),
     ]
     for make in makers:
         with pytest.raises(ValueError, match=r"has no mask_token '\[MASK\]'"):
@@ -95,15 +95,15 @@ def test_special_token_that_is_not_there(tmp_path: Path) -> None:
     assert (other.mask_token_id, len(other)) == (5, 6)
 
 
-def test_cased_vocabulary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cased_vocabulary(form: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = folder_of(tmp_path, [*SPECIALS, *("The", "Cat", "Dog", "House", "Tree", "Sun", "a")])
     with caplog.at_level(logging.WARNING, logger="minitf"):
-        pieces = BertTokenizer.from_pretrained(folder).tokenize("The a")
+        pieces = form.from_pretrained(folder).tokenize("The a")
     assert [record.getMessage().count("looks cased") for record in caplog.records] == [1]
     assert pieces == transformers.BertTokenizer.from_pretrained(folder).tokenize("The a") == ["[UNK]", "a"]
 
 
-def test_empty_list(ours: BertTokenizer, theirs: Any) -> None:
+def test_empty_list(ours: Tokenizer, theirs: Any) -> None:
     assert set(map(str, ours([]).values())) == {"[]"}
     assert {tuple(tensor.shape) for tensor in ours([], return_tensors="pt").values()} == {(0, 0)}
     for kind in (None, "pt"):
@@ -111,15 +111,21 @@ def test_empty_list(ours: BertTokenizer, theirs: Any) -> None:
             theirs([], return_tensors=kind)
 
 
-@pytest.mark.parametrize("setting", [{"do_basic_tokenize": False}, {"never_split": ["AB"]}])
-def test_settings_of_the_python_tokenizer(tmp_path: Path, setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "pieces"),
+    [({"do_basic_tokenize": False}, ["[UNK]"]), ({"never_split": ["AB"]}, ["ab", ",", "ab", "AB"])],
+)
+def test_settings_of_the_python_tokenizer(tmp_path: Path, setting: dict[str, Any], pieces: list[str]) -> None:
     folder = folder_of(tmp_path, [*SPECIALS, "AB", "ab", ","], **setting)
-    name = next(iter(setting))
-    with pytest.raises(ValueError, match=f"{name} is .*, which is not implemented"):
-        BertTokenizer.from_pretrained(folder)
-    with pytest.raises(TypeError, match=f"no argument '{name}'"):
-        BertTokenizer(folder / "vocab.txt", **setting)
     vocabulary = str(folder / "vocab.txt")
+    name = next(iter(setting))
+    for ours in (BertTokenizer.from_pretrained(folder), BertTokenizer(vocabulary, **setting)):
+        assert ours.tokenize("AB,AB AB" if len(pieces) > 1 else "AB,AB") == pieces
+    for make in (lambda: BertTokenizerFast.from_pretrained(folder), lambda: BertTokenizerFast(vocabulary, **setting)):
+        with pytest.raises(
+            ValueError, match=rf"{name}=.* is not possible on the tokenizers library: use BertTokenizer "
+        ):
+            make()
     for other in (
         transformers.BertTokenizer.from_pretrained(folder),
         transformers.BertTokenizer(vocab=vocabulary, **setting),
@@ -128,7 +134,7 @@ def test_settings_of_the_python_tokenizer(tmp_path: Path, setting: dict[str, Any
 
 
 @pytest.mark.parametrize("kind", ["pt", "np"])
-def test_ragged_rows(ours: BertTokenizer, theirs: Any, kind: Any) -> None:
+def test_ragged_rows(ours: Tokenizer, theirs: Any, kind: Any) -> None:
     with pytest.raises(ValueError, match="pass padding=True"):
         ours(["a", "b c"], return_tensors=kind)
     if kind == "np":
@@ -139,7 +145,7 @@ def test_ragged_rows(ours: BertTokenizer, theirs: Any, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tf", "mlx"])
-def test_tensors_of_other_frameworks(ours: BertTokenizer, theirs: Any, kind: Any) -> None:
+def test_tensors_of_other_frameworks(ours: Tokenizer, theirs: Any, kind: Any) -> None:
     with pytest.raises(ValueError, match=f"return_tensors='{kind}' is not known; expected 'pt'"):
         ours("a", return_tensors=kind)
     if kind == "tf":

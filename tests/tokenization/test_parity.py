@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 from transformers import BertTokenizer as OracleBertTokenizer
 
-from minitf.tokenization import BertTokenizer
+from minitf.tokenization import BertTokenizer, BertTokenizerFast, Tokenizer
 from tests.support import minilm_folder, shared_data
 
 TEXTS = {
@@ -46,8 +47,8 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def ours() -> BertTokenizer:
-    return BertTokenizer.from_pretrained(minilm_folder())
+def ours(form: Any) -> Tokenizer:
+    return form.from_pretrained(minilm_folder())
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_one_text(name: str, ours: BertTokenizer, oracle: Any) -> None:
+def test_one_text(name: str, ours: Tokenizer, oracle: Any) -> None:
     text = TEXTS[name]
     extras = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
     a, b = ours(text, **extras), oracle(text, **extras)
@@ -85,14 +86,14 @@ def test_one_text(name: str, ours: BertTokenizer, oracle: Any) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_one_pair(pair: tuple[str, str], ours: BertTokenizer, oracle: Any) -> None:
+def test_one_pair(pair: tuple[str, str], ours: Tokenizer, oracle: Any) -> None:
     a, b = ours(*pair), oracle(*pair)
     assert_same(a, b)
     assert a.sequence_ids() == b.sequence_ids()
     assert ours.tokenize(*pair, add_special_tokens=True) == oracle.tokenize(*pair, add_special_tokens=True)
 
 
-def test_an_empty_second_text_counts_as_none_alone_and_as_a_text_in_a_list(ours: BertTokenizer, oracle: Any) -> None:
+def test_an_empty_second_text_counts_as_none_alone_and_as_a_text_in_a_list(ours: Tokenizer, oracle: Any) -> None:
     assert_same(ours("a", ""), oracle("a", ""))
     assert_same(ours(["a"], [""]), oracle(["a"], [""]))
     assert ours("a", "")["input_ids"] == [101, 1037, 102]
@@ -116,7 +117,7 @@ def test_an_empty_second_text_counts_as_none_alone_and_as_a_text_in_a_list(ours:
     ],
     ids=str,
 )
-def test_batches(options: dict[str, Any], return_tensors: Any, ours: BertTokenizer, oracle: Any) -> None:
+def test_batches(options: dict[str, Any], return_tensors: Any, ours: Tokenizer, oracle: Any) -> None:
     texts = list(TEXTS.values())
     assert_same(
         ours(texts, return_tensors=return_tensors, **options), oracle(texts, return_tensors=return_tensors, **options)
@@ -125,8 +126,8 @@ def test_batches(options: dict[str, Any], return_tensors: Any, ours: BertTokeniz
 
 @pytest.mark.parametrize("strategy", [True, "longest_first", "only_first", "only_second"])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_truncation_of_pairs(strategy: Any, side: str) -> None:
-    ours, oracle = BertTokenizer.from_pretrained(minilm_folder()), AutoTokenizer.from_pretrained(minilm_folder())
+def test_truncation_of_pairs(form: Any, strategy: Any, side: str) -> None:
+    ours, oracle = form.from_pretrained(minilm_folder()), AutoTokenizer.from_pretrained(minilm_folder())
     ours.truncation_side = oracle.truncation_side = side
     first, second = "one two three four five six seven eight", "a b c d e f g h i"
     for a, b in ((first, second), (second, first), (first, first)):
@@ -144,9 +145,9 @@ def test_truncation_of_pairs(strategy: Any, side: str) -> None:
 
 @pytest.mark.parametrize("name", ["uncased", "cased", "chinese", "multilingual-cased"])
 @pytest.mark.parametrize("lower", [True, False])
-def test_published_vocabularies(name: str, lower: bool) -> None:
+def test_published_vocabularies(form: Any, name: str, lower: bool) -> None:
     folder = shared_data("vocab", f"bert-base-{name}")
-    ours = BertTokenizer.from_pretrained(folder, do_lower_case=lower)
+    ours = form.from_pretrained(folder, do_lower_case=lower)
     oracle = OracleBertTokenizer.from_pretrained(folder, do_lower_case=lower)
     texts = list(TEXTS.values())
     assert_same(ours(texts), oracle(texts))
@@ -157,9 +158,11 @@ def test_published_vocabularies(name: str, lower: bool) -> None:
     assert ours.model_max_length == oracle.model_max_length
 
 
-def test_a_tokenizer_json_of_another_pipeline_is_taken_as_it_is() -> None:
+def test_a_tokenizer_json_of_another_pipeline_is_taken_as_it_is_by_the_fast_tokenizer() -> None:
     folder = shared_data("checkpoints", "ticket-bert")
-    ours, oracle = BertTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match=r"its model is WordLevel, not WordPiece, .*: use BertTokenizerFast"):
+        BertTokenizer.from_pretrained(folder)
+    ours, oracle = BertTokenizerFast.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     texts = [*TEXTS.values(), "I cannot login to the portal", "where is the policy on data privacy ?"]
     a, b = ours(texts), oracle(texts)
     # transformers' generic class leaves the token types out; a BERT needs them, so ours always returns them.
@@ -177,35 +180,41 @@ unicode_text = st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=
 @settings(max_examples=300, deadline=None)
 @given(text=unicode_text, pair=st.none() | unicode_text)
 def test_any_unicode_text(text: str, pair: str | None) -> None:
-    ours, oracle = _cached_pair()
-    a, b = ours(text, pair, return_offsets_mapping=True), oracle(text, pair, return_offsets_mapping=True)
-    assert_same(a, b)
-    assert ours.decode(a["input_ids"]) == oracle.decode(b["input_ids"])
+    python, fast, oracle = _cached()
+    a, b, c = (tok(text, pair, return_offsets_mapping=True) for tok in (python, fast, oracle))
+    assert_same(a, c)
+    assert_same(b, c)
+    assert a.tokens() == c.tokens()
+    assert a.word_ids() == c.word_ids()
+    assert a.sequence_ids() == c.sequence_ids()
+    assert python.decode(a["input_ids"]) == fast.decode(a["input_ids"]) == oracle.decode(a["input_ids"])
 
 
-_CACHE: list[Any] = []
+@cache
+def _cached() -> tuple[Tokenizer, Tokenizer, Any]:
+    folder = minilm_folder()
+    return (
+        BertTokenizer.from_pretrained(folder),
+        BertTokenizerFast.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
 
 
-def _cached_pair() -> tuple[BertTokenizer, Any]:
-    if not _CACHE:
-        _CACHE.extend([BertTokenizer.from_pretrained(minilm_folder()), AutoTokenizer.from_pretrained(minilm_folder())])
-    return _CACHE[0], _CACHE[1]
-
-
-def test_attributes(ours: BertTokenizer, oracle: Any) -> None:
+def test_attributes(ours: Tokenizer, oracle: Any) -> None:
     for name in (
         *("unk_token", "sep_token", "pad_token", "cls_token", "mask_token"),
         *("unk_token_id", "sep_token_id", "pad_token_id", "cls_token_id", "mask_token_id"),
-        *("vocab_size", "model_max_length", "padding_side", "truncation_side", "model_input_names", "is_fast"),
+        *("vocab_size", "model_max_length", "padding_side", "truncation_side", "model_input_names"),
         *("special_tokens_map", "all_special_tokens", "all_special_ids", "clean_up_tokenization_spaces"),
     ):
         assert getattr(ours, name) == getattr(oracle, name), name
+    assert ours.is_fast == isinstance(ours, BertTokenizerFast)
     assert len(ours) == len(oracle)
     assert ours.num_special_tokens_to_add() == oracle.num_special_tokens_to_add() == 2
     assert ours.num_special_tokens_to_add(pair=True) == oracle.num_special_tokens_to_add(pair=True) == 3
 
 
-def test_single_conversions(ours: BertTokenizer, oracle: Any) -> None:
+def test_single_conversions(ours: Tokenizer, oracle: Any) -> None:
     assert ours.convert_tokens_to_ids("hello") == oracle.convert_tokens_to_ids("hello") == 7592
     tokens = ["hello", "no-such-piece", "[MASK]", "##ing"]
     ids = oracle.convert_tokens_to_ids(tokens)
@@ -239,12 +248,12 @@ STATED = [
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt"])
 @pytest.mark.parametrize("stated", STATED, ids=str)
-def test_options_of_the_folder(stated: dict[str, Any], file: str, tmp_path: Path) -> None:
+def test_options_of_the_folder(form: Any, stated: dict[str, Any], file: str, tmp_path: Path) -> None:
     for name in (file, "config.json"):
         shutil.copy(minilm_folder() / name, tmp_path)
     config = {"tokenizer_class": "BertTokenizer", **stated}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ours, oracle = BertTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ours, oracle = form.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     texts = ["Héllo WORLD 中文 a-b <e1> [SEP] x [unused5]", "it 's fine .", "b"]
     assert_same(ours(texts), oracle(texts))
     options = {"padding": True, "truncation": True, "max_length": 5}
@@ -254,26 +263,26 @@ def test_options_of_the_folder(stated: dict[str, Any], file: str, tmp_path: Path
         assert getattr(ours, name) == getattr(oracle, name), name
 
 
-def test_a_generic_class_takes_tokenizer_json_as_it_is(tmp_path: Path) -> None:
+def test_a_generic_class_takes_tokenizer_json_as_it_is(form: Any, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "config.json"):
         shutil.copy(minilm_folder() / name, tmp_path)
     config = {"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ours, oracle = BertTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ours, oracle = form.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.tokenize("HELLO") == oracle.tokenize("HELLO") == ["hello"]
-    assert not BertTokenizer.from_pretrained(tmp_path, do_lower_case=False).do_lower_case
+    assert not form.from_pretrained(tmp_path, do_lower_case=False).do_lower_case
 
 
-def test_special_tokens_map_wins_over_the_config(tmp_path: Path) -> None:
+def test_special_tokens_map_wins_over_the_config(form: Any, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "config.json", "tokenizer_config.json"):
         shutil.copy(minilm_folder() / name, tmp_path)
     (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "[unused0]"}')
-    ours, oracle = BertTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ours, oracle = form.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.pad_token_id == oracle.pad_token_id == 1
     assert_same(ours(["a b", "c"], padding=True), oracle(["a b", "c"], padding=True))
 
 
-def test_added_tokens(tmp_path: Path) -> None:
+def test_added_tokens(form: Any, tmp_path: Path) -> None:
     for name in ("vocab.txt", "config.json"):
         shutil.copy(minilm_folder() / name, tmp_path)
     decoder = {
@@ -282,7 +291,7 @@ def test_added_tokens(tmp_path: Path) -> None:
     }
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "added_tokens_decoder": decoder}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ours, oracle = BertTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ours, oracle = form.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     text = "a NewTok b newtok <x>"
     assert ours.encode(text) == oracle.encode(text) == [101, 1037, 30522, 1038, 30522, 30523, 102]
     assert (len(ours), ours.vocab_size) == (len(oracle), oracle.vocab_size) == (30524, 30522)
@@ -291,30 +300,29 @@ def test_added_tokens(tmp_path: Path) -> None:
     del config["added_tokens_decoder"]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "added_tokens.json").write_text('{"NewTok": 30522}')
-    ours, oracle = BertTokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ours, oracle = form.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert ours.encode(text) == oracle.encode(text)
 
 
-def test_a_silent_config_leaves_tokenizer_json_alone(tmp_path: Path) -> None:
+def test_a_silent_config_leaves_tokenizer_json_alone(form: Any, tmp_path: Path) -> None:
     """The deliberate difference: transformers 5.23 lower-cases here, though the file says that it is cased."""
     backend = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     backend["normalizer"]["lowercase"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
     shutil.copy(minilm_folder() / "config.json", tmp_path)
-    assert BertTokenizer.from_pretrained(tmp_path).tokenize("Hello hello") == ["[UNK]", "hello"]
+    assert form.from_pretrained(tmp_path).tokenize("Hello hello") == ["[UNK]", "hello"]
     assert AutoTokenizer.from_pretrained(tmp_path).tokenize("Hello hello") == ["hello", "hello"]
 
 
 @pytest.mark.parametrize("source", ["minilm", "vocabulary", "ticket-bert"])
-def test_saved_files_open_in_both_libraries(source: str, tmp_path: Path) -> None:
+def test_saved_files_open_in_both_libraries(form: Any, source: str, tmp_path: Path) -> None:
     if source == "minilm":
-        ours = BertTokenizer.from_pretrained(minilm_folder(), do_lower_case=False, pad_token="[unused0]")
+        ours = form.from_pretrained(minilm_folder(), do_lower_case=False, pad_token="[unused0]")
     elif source == "vocabulary":
-        ours = BertTokenizer(
-            minilm_folder() / "vocab.txt", strip_accents=False, padding_side="left", model_max_length=99
-        )
+        ours = form(minilm_folder() / "vocab.txt", strip_accents=False, padding_side="left", model_max_length=99)
     else:
-        ours = BertTokenizer.from_pretrained(shared_data("checkpoints", "ticket-bert"))
+        form = BertTokenizerFast
+        ours = form.from_pretrained(shared_data("checkpoints", "ticket-bert"))
     folder = tmp_path / "new" / "folder"
     written = ours.save_pretrained(folder)
     assert {Path(path).name for path in written} - {"vocab.txt"} == {
@@ -326,11 +334,11 @@ def test_saved_files_open_in_both_libraries(source: str, tmp_path: Path) -> None
     shutil.copy(minilm_folder() / "config.json", folder)
     texts = list(TEXTS.values())
     expected = ours(texts, padding=True)
-    again = BertTokenizer.from_pretrained(folder)
+    again = form.from_pretrained(folder)
     oracle = AutoTokenizer.from_pretrained(folder)
     assert_same(again(texts, padding=True), expected)
     assert_same(oracle(texts, padding=True), expected)
     assert again.model_max_length == oracle.model_max_length == ours.model_max_length
     if source != "ticket-bert":
         (folder / "tokenizer.json").unlink()  # vocab.txt and the config must be enough
-        assert_same(BertTokenizer.from_pretrained(folder)(texts, padding=True), expected)
+        assert_same(form.from_pretrained(folder)(texts, padding=True), expected)

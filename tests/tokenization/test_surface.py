@@ -17,15 +17,15 @@ import pytest
 import torch
 
 import minitf
-from minitf.tokenization import BatchEncoding, BertTokenizer
+from minitf.tokenization import BatchEncoding, BertTokenizer, Tokenizer
 from tests.support import REPOSITORY, minilm_folder, shared_data
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture
-def tok() -> BertTokenizer:
-    return BertTokenizer.from_pretrained(minilm_folder())
+def tok(form: Any) -> Tokenizer:
+    return form.from_pretrained(minilm_folder())
 
 
 def vocabulary(path: Path, pieces: list[str]) -> Path:
@@ -33,7 +33,7 @@ def vocabulary(path: Path, pieces: list[str]) -> Path:
     return path
 
 
-def test_published_ids(tok: BertTokenizer) -> None:
+def test_published_ids(tok: Tokenizer) -> None:
     assert tok.encode("Here is some text to encode") == [101, 2182, 2003, 2070, 3793, 2000, 4372, 16044, 102]
     assert tok.encode("hello world!") == [101, 7592, 2088, 999, 102]
     assert tok.convert_tokens_to_ids(tok.tokenize("hello world!")) == [7592, 2088, 999]
@@ -49,8 +49,8 @@ def test_published_ids(tok: BertTokenizer) -> None:
     assert tok.tokenize("tokenizer") == ["token", "##izer"]
 
 
-def test_published_chinese_ids() -> None:
-    tok = BertTokenizer.from_pretrained(f"{shared_data('vocab', 'bert-base-chinese')}/")
+def test_published_chinese_ids(form: Any) -> None:
+    tok = form.from_pretrained(f"{shared_data('vocab', 'bert-base-chinese')}/")
     assert tok.encode("遇见被老师提问问题") == [101, 6878, 6224, 6158, 5439, 2360, 2990, 7309, 7309, 7579, 102]
 
 
@@ -59,16 +59,16 @@ def test_names_resolve_from_the_package() -> None:
     assert minitf.BatchEncoding is BatchEncoding
 
 
-def test_reading_and_encoding_need_no_torch() -> None:
+def test_reading_and_encoding_need_no_torch(form: Any) -> None:
     code = (
-        "import sys; from minitf.tokenization import BertTokenizer;"
-        f"t = BertTokenizer.from_pretrained({str(minilm_folder())!r}); t('a b', return_tensors='np');"
+        f"import sys; from minitf.tokenization import {form.__name__} as T;"
+        f"t = T.from_pretrained({str(minilm_folder())!r}); t('a b', return_tensors='np');"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
-def test_padding_and_truncation_stored_in_the_file_never_act(tok: BertTokenizer, tmp_path: Path) -> None:
+def test_padding_and_truncation_stored_in_the_file_never_act(tok: Tokenizer, tmp_path: Path) -> None:
     stored = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     assert stored["truncation"]["max_length"] == 128
     assert stored["padding"]["strategy"] == {"Fixed": 128}
@@ -82,7 +82,7 @@ def test_padding_and_truncation_stored_in_the_file_never_act(tok: BertTokenizer,
     assert saved["padding"] is None
 
 
-def test_one_text_gives_flat_lists_and_tensors_of_one_row(tok: BertTokenizer) -> None:
+def test_one_text_gives_flat_lists_and_tensors_of_one_row(tok: Tokenizer) -> None:
     assert tok("a")["input_ids"] == [101, 1037, 102]
     tensors = tok("a", return_tensors="pt")
     assert tensors.input_ids.shape == (1, 3)
@@ -93,7 +93,7 @@ def test_one_text_gives_flat_lists_and_tensors_of_one_row(tok: BertTokenizer) ->
     assert arrays.offset_mapping.shape == (2, 3, 2)
 
 
-def test_empty_input(tok: BertTokenizer) -> None:
+def test_empty_input(tok: Tokenizer) -> None:
     assert tok("")["input_ids"] == [101, 102]
     assert tok("", add_special_tokens=False)["input_ids"] == []
     assert tok("   \n")["input_ids"] == [101, 102]
@@ -106,7 +106,7 @@ def test_empty_input(tok: BertTokenizer) -> None:
     assert tok.decode([]) == ""
 
 
-def test_batch_encoding(tok: BertTokenizer) -> None:
+def test_batch_encoding(tok: Tokenizer) -> None:
     batch = tok(["hello wrld", "b"], padding=True, return_tensors="pt")
     assert batch.tokens(0) == ["[CLS]", "hello", "wr", "##ld", "[SEP]"]
     assert batch.tokens(1)[-2:] == ["[PAD]", "[PAD]"]
@@ -169,13 +169,13 @@ def test_batch_encoding(tok: BertTokenizer) -> None:
         (("a",), {"return_tensors": "tf"}, ValueError, "return_tensors='tf' is not known"),
     ],
 )
-def test_bad_calls(args: Any, keywords: Any, error: Any, words: str, tok: BertTokenizer) -> None:
+def test_bad_calls(args: Any, keywords: Any, error: Any, words: str, tok: Tokenizer) -> None:
     with pytest.raises(error, match=words):
         tok(*args, **keywords)
     assert tok("a")["input_ids"] == [101, 1037, 102]  # an error leaves nothing behind
 
 
-def test_bad_ids(tok: BertTokenizer) -> None:
+def test_bad_ids(tok: Tokenizer) -> None:
     for bad in (30522, -100):
         with pytest.raises(ValueError, match=f"id {bad} at position 1 is outside the vocabulary"):
             tok.decode([101, bad])
@@ -192,19 +192,19 @@ def test_bad_ids(tok: BertTokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["__call__", "encode", "decode", "batch_decode"])
-def test_unknown_keywords(name: str, tok: BertTokenizer) -> None:
+def test_unknown_keywords(name: str, tok: Tokenizer) -> None:
     with pytest.raises(TypeError, match="no argument 'bogus'"):
         getattr(tok, name)("a", bogus=1)
 
 
-def test_unknown_keywords_of_the_constructors() -> None:
+def test_unknown_keywords_of_the_constructors(form: Any) -> None:
     with pytest.raises(TypeError, match="'do_lowercase'; did you mean 'do_lower_case'"):
-        BertTokenizer.from_pretrained(minilm_folder(), do_lowercase=True)  # type: ignore[call-arg]
+        form.from_pretrained(minilm_folder(), do_lowercase=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'do_lowercase'; did you mean 'do_lower_case'"):
-        BertTokenizer(minilm_folder() / "vocab.txt", do_lowercase=True)  # type: ignore[call-arg]
+        form(minilm_folder() / "vocab.txt", do_lowercase=True)  # type: ignore[call-arg]
 
 
-def test_one_warning_for_texts_that_are_too_long(tok: BertTokenizer, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_warning_for_texts_that_are_too_long(tok: Tokenizer, caplog: pytest.LogCaptureFixture) -> None:
     tok(["a", "a " * 600], truncation=True)
     assert not caplog.records
     tok(["a", "b " * 600, "c " * 700])
@@ -215,31 +215,33 @@ def test_one_warning_for_texts_that_are_too_long(tok: BertTokenizer, caplog: pyt
     assert "truncation=True" in caplog.text
 
 
-def test_a_cased_vocabulary_that_would_be_lower_cased_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_a_cased_vocabulary_that_would_be_lower_cased_is_said(
+    form: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     path = vocabulary(tmp_path / "v.txt", [*SPECIALS, "Apple", "apple", "Pear", "pear", "Fig", "fig"])
-    assert BertTokenizer.from_pretrained(path).tokenize("Apple") == ["apple"]
+    assert form.from_pretrained(path).tokenize("Apple") == ["apple"]
     assert "looks cased" in caplog.text
     assert "do_lower_case=False" in caplog.text
     caplog.clear()
-    assert BertTokenizer.from_pretrained(path, do_lower_case=False).tokenize("Apple") == ["Apple"]
-    BertTokenizer.from_pretrained(minilm_folder() / "vocab.txt")
+    assert form.from_pretrained(path, do_lower_case=False).tokenize("Apple") == ["Apple"]
+    form.from_pretrained(minilm_folder() / "vocab.txt")
     assert not caplog.records
 
 
-def test_lengths_that_are_not_known(tmp_path: Path) -> None:
-    tok = BertTokenizer(vocabulary(tmp_path / "v", [*SPECIALS, "a"]))
+def test_lengths_that_are_not_known(form: Any, tmp_path: Path) -> None:
+    tok = form(vocabulary(tmp_path / "v", [*SPECIALS, "a"]))
     assert tok.model_max_length == int(1e30)
     assert "model_max_length=unknown" in repr(tok)
     for options in ({"padding": "max_length"}, {"truncation": True}):
         with pytest.raises(ValueError, match="knows no model_max_length: pass max_length"):
             tok("a", **options)
     assert tok("a", padding="max_length", max_length=5)["input_ids"] == [2, 5, 3, 0, 0]
-    assert BertTokenizer({"a": 5, **{t: i for i, t in enumerate(SPECIALS)}}, model_max_length=4).encode(
+    assert form({"a": 5, **{t: i for i, t in enumerate(SPECIALS)}}, model_max_length=4).encode(
         "a a a", truncation=True
     ) == [2, 5, 5, 3]
 
 
-def test_special_tokens_can_be_set(tok: BertTokenizer) -> None:
+def test_special_tokens_can_be_set(tok: Tokenizer) -> None:
     tok.pad_token = None
     assert tok.pad_token is None
     assert tok.pad_token_id is None
@@ -265,16 +267,17 @@ def test_special_tokens_can_be_set(tok: BertTokenizer) -> None:
             setattr(tok, name, value)
 
 
-def test_copies_are_independent(tok: BertTokenizer) -> None:
+def test_copies_are_independent(form: Any, tok: Tokenizer) -> None:
     for twin in (pickle.loads(pickle.dumps(tok)), copy.deepcopy(tok), copy.copy(tok)):
         assert twin.encode("a b") == tok.encode("a b")
         twin.cls_token = "[unused1]"
         assert tok.encode("a") == [101, 1037, 102]
-    assert repr(tok) == "BertTokenizer(30522 tokens, do_lower_case=True, model_max_length=512, padding_side='right')"
+    settings = "30522 tokens, do_lower_case=True, model_max_length=512, padding_side='right'"
+    assert repr(tok) == f"{type(tok).__name__}({settings})"
     assert tok  # true, whatever len() says
 
 
-def test_calls_from_several_threads_do_not_mix_their_padding(tok: BertTokenizer) -> None:
+def test_calls_from_several_threads_do_not_mix_their_padding(tok: Tokenizer) -> None:
     wrong: list[Any] = []
 
     def work(length: int) -> None:
@@ -294,37 +297,37 @@ def test_calls_from_several_threads_do_not_mix_their_padding(tok: BertTokenizer)
 # Files
 
 
-def test_one_vocabulary_file_of_any_name(tmp_path: Path) -> None:
+def test_one_vocabulary_file_of_any_name(form: Any, tmp_path: Path) -> None:
     for name in ("bert-base-uncased-vocab.txt", "pieces", "v.vocab"):
         path = tmp_path / name
         shutil.copy(minilm_folder() / "vocab.txt", path)
-        for tok in (BertTokenizer.from_pretrained(path), BertTokenizer.from_pretrained(str(path)), BertTokenizer(path)):
+        for tok in (form.from_pretrained(path), form.from_pretrained(str(path)), form(path)):
             assert tok.encode("hello world!") == [101, 7592, 2088, 999, 102]
-    assert BertTokenizer.from_pretrained(minilm_folder() / "tokenizer.json").encode("hello") == [101, 7592, 102]
+    assert form.from_pretrained(minilm_folder() / "tokenizer.json").encode("hello") == [101, 7592, 102]
 
 
-def test_line_ends_of_windows(tmp_path: Path) -> None:
+def test_line_ends_of_windows(form: Any, tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_bytes("\r\n".join([*SPECIALS, "a", "b"]).encode())
-    assert BertTokenizer.from_pretrained(tmp_path).encode("b a") == [2, 6, 5, 3]
+    assert form.from_pretrained(tmp_path).encode("b a") == [2, 6, 5, 3]
 
 
-def test_a_folder_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_relative_to_the_working_directory(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gpt2").mkdir()  # named like a model on the hub: the folder wins
     vocabulary(tmp_path / "gpt2" / "vocab.txt", [*SPECIALS, "a"])
     monkeypatch.chdir(tmp_path)
-    assert BertTokenizer.from_pretrained("gpt2").encode("a") == [2, 5, 3]
+    assert form.from_pretrained("gpt2").encode("a") == [2, 5, 3]
 
 
-def test_a_name_is_looked_up_in_the_local_cache(tmp_path: Path) -> None:
+def test_a_name_is_looked_up_in_the_local_cache(form: Any, tmp_path: Path) -> None:
     snapshot = tmp_path / "models--some--bert" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (tmp_path / "models--some--bert" / "refs").mkdir()
     (tmp_path / "models--some--bert" / "refs" / "main").write_text("0" * 40)
     vocabulary(snapshot / "vocab.txt", [*SPECIALS, "a"])
-    tok = BertTokenizer.from_pretrained("some/bert", cache_dir=tmp_path, local_files_only=True)
+    tok = form.from_pretrained("some/bert", cache_dir=tmp_path, local_files_only=True)
     assert tok.encode("a") == [2, 5, 3]
     with pytest.raises(FileNotFoundError, match="some/other"):
-        BertTokenizer.from_pretrained("some/other", cache_dir=tmp_path, local_files_only=True)
+        form.from_pretrained("some/other", cache_dir=tmp_path, local_files_only=True)
 
 
 @pytest.mark.parametrize(
@@ -347,20 +350,20 @@ def test_a_name_is_looked_up_in_the_local_cache(tmp_path: Path) -> None:
         ({"tokenizer_config.json": b'{"padding_side": "up"}'}, "padding_side is 'up'"),
         ({"tokenizer_config.json": b'{"pad_token": 3}'}, "pad_token is 3"),
         ({"tokenizer_config.json": b'{"pad_token": "[X]"}'}, r"has no pad_token '\[X\]'"),
-        ({"tokenizer_config.json": b'{"do_basic_tokenize": false}'}, "do_basic_tokenize is false"),
-        ({"tokenizer_config.json": b'{"never_split": ["abc"]}'}, r"never_split is \['abc'\]"),
+        ({"tokenizer_config.json": b'{"do_basic_tokenize": "no"}'}, "do_basic_tokenize is 'no'"),
+        ({"tokenizer_config.json": b'{"never_split": "abc"}'}, "never_split is 'abc', expected a list of words"),
         ({"tokenizer_config.json": b'{"added_tokens_decoder": {"9": {"content": "new"}}}'}, "stated with id 9"),
         ({"tokenizer_config.json": b'{"added_tokens_decoder": {"x": "new"}}'}, "expected an id"),
         ({"added_tokens.json": b'{"new": 9}'}, "stated with id 9, but would get id 6"),
     ],
 )
-def test_bad_folders(files: dict[str, bytes], words: str, tmp_path: Path) -> None:
+def test_bad_folders(form: Any, files: dict[str, bytes], words: str, tmp_path: Path) -> None:
     if not {"vocab.txt", "tokenizer.json", "model.safetensors"} & files.keys() and files:
         vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        BertTokenizer.from_pretrained(tmp_path)
+        form.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -372,10 +375,10 @@ def test_bad_folders(files: dict[str, bytes], words: str, tmp_path: Path) -> Non
             "no piece has the id 6",
         ),
         ({"vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3}}, r"has no pad_token '\[PAD\]'"),
-        ({"type": "BPE", "vocab": {"a": 0}, "merges": []}, "holds a BPE model"),
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": []}, "BPE"),
     ],
 )
-def test_bad_tokenizer_json(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_bad_tokenizer_json(form: Any, change: dict[str, Any], words: str, tmp_path: Path) -> None:
     model = {
         "type": "WordPiece",
         "unk_token": "[UNK]",
@@ -383,70 +386,75 @@ def test_bad_tokenizer_json(change: dict[str, Any], words: str, tmp_path: Path) 
         "max_input_chars_per_word": 100,
         **change,
     }
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    content = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
+    content |= {"added_tokens": [], "post_processor": None, "model": model}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=words):
-        BertTokenizer.from_pretrained(tmp_path)
+        form.from_pretrained(tmp_path)
 
 
-def test_bad_single_files(tmp_path: Path) -> None:
+def test_bad_single_files(form: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
-        BertTokenizer.from_pretrained(minilm_folder() / "model.safetensors")
+        form.from_pretrained(minilm_folder() / "model.safetensors")
     with pytest.raises(FileNotFoundError, match=r"vocab\.txt"):
-        BertTokenizer.from_pretrained(tmp_path / "nowhere" / "vocab.txt")
+        form.from_pretrained(tmp_path / "nowhere" / "vocab.txt")
     with pytest.raises(ValueError, match="this is a device; expected a regular file"):
-        BertTokenizer.from_pretrained("/dev/null")
+        form.from_pretrained("/dev/null")
     with pytest.raises(ValueError, match=r"ids must be 0 \.\. 4"):
-        BertTokenizer({token: number + 1 for number, token in enumerate(SPECIALS)})
+        form({token: number + 1 for number, token in enumerate(SPECIALS)})
     with pytest.raises(ValueError, match="unk_token is None"):
-        BertTokenizer({token: number for number, token in enumerate(SPECIALS)}, unk_token=None)  # type: ignore[arg-type]
+        form({token: number for number, token in enumerate(SPECIALS)}, unk_token=None)  # type: ignore[arg-type]
 
 
-def test_options_that_cannot_be_applied_are_an_error(tmp_path: Path) -> None:
+def test_options_that_cannot_be_applied_are_an_error(form: Any, tmp_path: Path) -> None:
     backend = json.loads((minilm_folder() / "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "tokenizer.json").write_text(json.dumps(backend | {"normalizer": {"type": "Lowercase"}}))
-    with pytest.raises(ValueError, match="do_lower_case=False cannot be applied to its Lowercase normalizer"):
-        BertTokenizer.from_pretrained(tmp_path, do_lower_case=False)
+    words = "do_lower_case=False cannot be applied to its Lowercase normalizer"
+    if form is BertTokenizer:
+        words = "its normalizer is Lowercase, not BertNormalizer, .*: use BertTokenizerFast"
+    with pytest.raises(ValueError, match=words):
+        form.from_pretrained(tmp_path, do_lower_case=False)
 
 
-def test_saving_over_a_file_is_an_error_and_saving_again_replaces(tok: BertTokenizer, tmp_path: Path) -> None:
+def test_saving_over_a_file_is_an_error_and_saving_again_replaces(form: Any, tok: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file"):
         tok.save_pretrained(tmp_path / "file")
     tok.save_pretrained(tmp_path / "t")
     tok.pad_token = "[unused0]"
     tok.save_pretrained(tmp_path / "t")
-    assert BertTokenizer.from_pretrained(tmp_path / "t").pad_token == "[unused0]"
+    assert form.from_pretrained(tmp_path / "t").pad_token == "[unused0]"
     assert (tmp_path / "t" / "vocab.txt").read_bytes() == (minilm_folder() / "vocab.txt").read_bytes()
 
 
-def test_unknown_keys_of_the_config_are_written_back(tmp_path: Path) -> None:
+def test_unknown_keys_of_the_config_are_written_back(form: Any, tmp_path: Path) -> None:
     vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "my_note": [1]}')
-    BertTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    form.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["my_note"] == [1]
 
 
-def test_vocab_file_is_another_name_of_vocab(tmp_path: Path) -> None:
+def test_vocab_file_is_another_name_of_vocab(form: Any, tmp_path: Path) -> None:
     path = vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
     for value in (path, str(path)):
-        assert BertTokenizer(vocab_file=value).get_vocab() == BertTokenizer(value).get_vocab()
+        assert form(vocab_file=value).get_vocab() == form(value).get_vocab()
     with pytest.raises(TypeError, match="got both vocab and vocab_file"):
-        BertTokenizer(path, vocab_file=path)
+        form(path, vocab_file=path)
     with pytest.raises(TypeError, match=r"got no vocabulary; give vocab=.*from_pretrained\(folder\)"):
-        BertTokenizer()
+        form()
     with pytest.raises(TypeError, match="got vocab_file of type dict"):
-        BertTokenizer(vocab_file={"a": 1})  # type: ignore[arg-type]
+        form(vocab_file={"a": 1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got vocab of type list"):
-        BertTokenizer(["a"])  # type: ignore[arg-type]
+        form(["a"])  # type: ignore[arg-type]
 
 
-def test_places_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_that_are_none(form: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary(tmp_path / "vocab.txt", [*SPECIALS, "a"])
     monkeypatch.chdir(tmp_path)  # an empty text must not mean this folder
     with pytest.raises(FileNotFoundError, match="pretrained_model_name_or_path is '', an empty text"):
-        BertTokenizer.from_pretrained("")
+        form.from_pretrained("")
     with pytest.raises(FileNotFoundError, match="It has 5,000 characters"):
-        BertTokenizer.from_pretrained("x" * 5000)
+        form.from_pretrained("x" * 5000)
     for value in (None, {"a": 1}):
         with pytest.raises(TypeError, match="pretrained_model_name_or_path is a"):
-            BertTokenizer.from_pretrained(value)  # type: ignore[arg-type]
+            form.from_pretrained(value)  # type: ignore[arg-type]
