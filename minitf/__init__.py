@@ -57,6 +57,7 @@ _HOMES = {
     **dict.fromkeys(_GPT2, "minitf.models.gpt2"),
     "KVCache": "minitf.cache",
     "GenerationConfig": "minitf.generation.config",
+    "AutoTokenizer": "minitf.tokenization.auto",
     "BatchEncoding": "minitf.tokenization",
     "BertTokenizer": "minitf.tokenization",
     "BertTokenizerFast": "minitf.tokenization",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.tokenization import GPT2Tokenizer as GPT2Tokenizer
     from minitf.tokenization import GPT2TokenizerFast as GPT2TokenizerFast
     from minitf.tokenization import Tokenizer as Tokenizer
+    from minitf.tokenization.auto import AutoTokenizer as AutoTokenizer
     from weights_tools.report import LoadReport as LoadReport
 
 

@@ -88,12 +88,15 @@ ARCHITECTURES: dict[str, Architecture] = {
 """model_type -> its row; the same choices as in transformers 5.23."""
 
 
-def described_type(values: Mapping[str, Any], source: str, registered: Iterable[str] = ()) -> str:
+REMEDY = "A class of your own is added by AutoConfig.register and AutoModel.register."
+
+
+def described_type(values: Mapping[str, Any], source: str, registered: Iterable[str] = (), remedy: str = REMEDY) -> str:
     """The `model_type` of the contents of a `config.json`; see the head of this file for the rule.
 
     Args:
         values: the contents. source: what to call them in messages.
-        registered: types of the caller's own, beside those of the table.
+        registered: types of the caller's own, beside those of the table. remedy: the end of the error.
 
     Raises:
         ValueError: nothing in it names an architecture, or it names one that is not implemented; the message lists
@@ -106,13 +109,15 @@ def described_type(values: Mapping[str, Any], source: str, registered: Iterable[
             return model_type
         plain = re.sub(r"\W|_", "", str(model_type).lower())  # "BERT", "gpt-2"; a relative's name is no misspelling
         near = f"; did you mean {plain!r}?" if plain in known else ";"
-        raise _not_implemented(f"{source} has model_type {model_type!r}{near}", known, values)
+        raise _not_implemented(f"{source} has model_type {model_type!r}{near}", known, values, remedy)
     architectures = values.get("architectures")
     if architectures:
         types = {_type_of_class(name) for name in architectures} if isinstance(architectures, list) else {None}
         found = types.pop()
         if types or found is None:
-            raise _not_implemented(f"{source} has no model_type and architectures {architectures!r};", known, values)
+            raise _not_implemented(
+                f"{source} has no model_type and architectures {architectures!r};", known, values, remedy
+            )
         return found
     fitting = [
         name
@@ -124,6 +129,7 @@ def described_type(values: Mapping[str, Any], source: str, registered: Iterable[
             f"{source} has no model_type and no architectures, and its keys are not those of one architecture;",
             known,
             values,
+            remedy,
         )
     logger.warning(
         "%s has no model_type: taken for %r because of its keys (%s); write model_type into it to say so",
@@ -141,8 +147,7 @@ def _type_of_class(name: object) -> str | None:
     return None
 
 
-def _not_implemented(what: str, known: list[str], values: Mapping[str, Any]) -> ValueError:
-    remedy = "A class of your own is added by AutoConfig.register and AutoModel.register."
+def _not_implemented(what: str, known: list[str], values: Mapping[str, Any], remedy: str) -> ValueError:
     if "auto_map" in values:
         remedy = f"Code that comes with a checkpoint (auto_map) is never run here. {remedy}"
     return ValueError(f"{what} implemented are {', '.join(map(repr, known))}. {remedy}")

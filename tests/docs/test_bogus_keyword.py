@@ -152,6 +152,7 @@ def test_every_swallowing_signature_is_known() -> None:
         "minitf.models.auto.AutoConfig.from_dict",
         "minitf.models.auto.AutoConfig.from_pretrained",
         "minitf.pretrained.PreTrainedModel.from_pretrained",
+        "minitf.tokenization.auto.AutoTokenizer.from_pretrained",  # tests/auto/test_auto_tokenizer.py
     }
     assert known == SWALLOWING
 
