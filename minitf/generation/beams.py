@@ -114,7 +114,7 @@ def first_beams(run: Run) -> tuple[Beams, Beams]:
     prompts, start = run.sequences.shape
     width, new = run.settings.num_beams, run.max_length - start
     ends = run.settings.ends()
-    fill = (run.settings.pad_token_id or ends[0]) if ends else -1
+    fill = (run.settings.pad_token_id or ends[0]) if ends else run.pad  # a padding token 0 is none, in transformers
     tokens = run.sequences.new_full((prompts, width, run.max_length), fill)  # [B, K, T + N]
     tokens[:, :, :start] = run.sequences[:, None]
     origins = tokens.new_full((prompts, width, new), -1)  # [B, K, N]

@@ -191,6 +191,20 @@ def test_padding_token_0_counts_as_none() -> None:
         assert filled == {fill or ENDS[0]}
 
 
+def test_padding_without_an_end_token() -> None:
+    """Rows that a criterion of the caller's ends are filled with `pad_token_id`; transformers writes -1, no token."""
+
+    def stop(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return (ids[:, -1] == 34) | (ids[:, -1] == 58)
+
+    ours, _ = pair("GPT2LMHeadModel")
+    settings = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": -1.0, "max_new_tokens": 12}
+    found = ours.generate(**prompts(), pad_token_id=PAD, stopping_criteria=[stop], **settings)
+    new = lengths(found, 7, [34, 58])
+    assert len(set(new)) > 1
+    assert all(row[7 + n :].tolist() == [PAD] * (found.shape[1] - 7 - n) for row, n in zip(found, new, strict=True))
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The scores of transitions
 
