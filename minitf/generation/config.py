@@ -18,7 +18,8 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from minitf.config import (
     PretrainedConfig,
@@ -209,7 +210,8 @@ class GenerationConfig:
     output_hidden_states: bool = flag(False)
     return_dict_in_generate: bool = flag(False)
 
-    _REFUSED: ClassVar[dict[str, tuple[tuple[Any, ...], str]]] = {
+    # Without annotations, which would make them fields to `__dataclass_fields__`, and so settings.
+    _REFUSED = MappingProxyType({
         "encoder_no_repeat_ngram_size": ((0, None), "it is for encoder-decoders, which this package does not have"),
         "encoder_repetition_penalty": ((1.0, None), "it is for encoder-decoders, which this package does not have"),
         "decoder_start_token_id": ((None,), "it is for encoder-decoders, which this package does not have"),
@@ -218,10 +220,10 @@ class GenerationConfig:
         "cache_implementation": ((None, "dynamic"), "pass the cache itself as past_key_values"),
         "token_healing": ((False, None), "token healing is not implemented"),
         "dola_layers": ((None,), "DoLa decoding is not implemented"),
-    }
+    })  # fmt: skip
     """Setting of transformers -> (the values without effect, why any other is refused)."""
-    _PROVENANCE: ClassVar[tuple[str, ...]] = ("_from_model_config", "transformers_version")
-    _NOT_IN_JSON: ClassVar[tuple[str, ...]] = ("constraints",)
+    _PROVENANCE = ("_from_model_config", "transformers_version")
+    _NOT_IN_JSON = ("constraints",)
 
     def __init__(self, **settings: Any) -> None:
         for name, value in settings.items():
