@@ -130,6 +130,20 @@ def generate_parser() -> Parser:
     return cli_generate.generate_parser()
 
 
+def tokenize_parser() -> Parser:
+    """`minitf tokenize FOLDER TEXT [SECOND]`."""
+    from minitf import cli_tokenize
+
+    return cli_tokenize.tokenize_parser()
+
+
+def train_tokenizer_parser() -> Parser:
+    """`minitf train-tokenizer FILE ... --kind KIND -o FOLDER`."""
+    from minitf import cli_train_tokenizer
+
+    return cli_train_tokenizer.train_tokenizer_parser()
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from minitf.cli_run import run
 
@@ -140,6 +154,18 @@ def _generate(arguments: argparse.Namespace) -> None:
     from minitf.cli_generate import generate
 
     generate(arguments)
+
+
+def _tokenize(arguments: argparse.Namespace) -> None:
+    from minitf.cli_tokenize import tokenize
+
+    tokenize(arguments)
+
+
+def _train_tokenizer(arguments: argparse.Namespace) -> None:
+    from minitf.cli_train_tokenizer import train_tokenizer
+
+    train_tokenizer(arguments)
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -157,6 +183,8 @@ def _env(arguments: argparse.Namespace) -> None:
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], None], str]] = {
     "run": (run_parser, _run, "embed texts with a BERT checkpoint"),
     "generate": (generate_parser, _generate, "continue a text, with every decoding strategy"),
+    "tokenize": (tokenize_parser, _tokenize, "pieces, ids, offsets and segments of a text"),
+    "train-tokenizer": (train_tokenizer_parser, _train_tokenizer, "learn a vocabulary from text files"),
     "info": (info_parser, _info, "architecture, parameters, memory and load report of a checkpoint"),
     "env": (env_parser, _env, "versions, threads, devices and platform"),
 }
