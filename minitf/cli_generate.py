@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from minitf.generation.config import GenerationConfig
     from minitf.generation.strategies import Strategy
 
-GENERATING = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}
-"""model_type -> the class that scores next words."""
-FORCED = ("return_dict_in_generate", "output_scores", "output_logits")  # asked for here, not by the caller
 ONLY_IN_JSON = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 TOKEN_COLUMNS = 24
 
@@ -216,37 +213,34 @@ def settings_of(folder: Path) -> GenerationConfig:
     """The settings that a folder brings along, and a check that its model can generate at all.
 
     Raises:
-        FileNotFoundError: no config.json. ValueError: a model that cannot generate.
+        FileNotFoundError: no config.json. ValueError: an architecture that is not implemented; an encoder.
     """
-    from minitf import config as configs
+    from minitf.config import PretrainedConfig
     from minitf.generation.config import GENERATION_CONFIG_NAME, GenerationConfig
+    from minitf.models.auto import AutoConfig, config_class_for
 
-    values, _ = configs.PretrainedConfig.get_config_dict(folder)
-    kind = values.get("model_type")
-    if kind not in GENERATING:
+    values, _ = PretrainedConfig.get_config_dict(folder)
+    config_class = config_class_for(values, str(folder / "config.json"))
+    if "is_decoder" in config_class.__dataclass_fields__ and not values.get("is_decoder"):
         raise ValueError(
-            f"{folder}: config.json says model_type {kind!r}; expected one that generates: {', '.join(GENERATING)}"
-        )
-    if kind == "bert" and not values.get("is_decoder"):
-        raise ValueError(
-            f"{folder}: config.json says model_type 'bert' without is_decoder, an encoder, in which every token sees "
-            "those after it; expected gpt2, or bert with is_decoder true (`minitf run` embeds texts with this one)"
+            f"{folder}: config.json says model_type {config_class.model_type!r} without is_decoder, an encoder, in "
+            "which every token sees those after it; expected gpt2, or bert with is_decoder true (`minitf run` embeds "
+            "texts with this one)"
         )
     if (folder / GENERATION_CONFIG_NAME).is_file():
         return GenerationConfig.from_pretrained(folder)
-    config_class = configs.GPT2Config if kind == "gpt2" else configs.BertConfig
-    return GenerationConfig.from_model_config(config_class.from_dict(values, source=str(folder / "config.json")))
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer whose files a folder holds.
+    """The tokenizer of a checkpoint, in its fast form, as `AutoTokenizer` chooses it.
 
     Raises:
         FileNotFoundError: none; the message says what was looked for.
     """
-    from minitf import tokenization
+    from minitf.tokenization.auto import AutoTokenizer
 
-    return tokenization.BertTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def prompt_ids(arguments: argparse.Namespace, tokenizer: Any) -> list[int] | None:
@@ -289,13 +283,11 @@ def read_stdin() -> str:
 
 def load_model(folder: Path, arguments: argparse.Namespace) -> Any:
     """The model of a folder, on the device, with every weight from the checkpoint."""
-    import minitf
+    from minitf.models.auto import AutoModelForCausalLM
 
     settings_of(folder)
     device = device_of(arguments.device)
-    kind = minitf.PretrainedConfig.get_config_dict(folder)[0]["model_type"]
-    model_class = getattr(minitf, GENERATING[kind])
-    model = model_class.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=arguments.dtype, attn_implementation=arguments.attn, strict=True
     )  # fmt: skip
     return model.to(device)

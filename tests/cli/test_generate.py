@@ -50,6 +50,7 @@ def folder(model: GPT2LMHeadModel, tmp_path_factory: pytest.TempPathFactory) -> 
     place = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(place)
     (place / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+    (place / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
     return place
 
 
@@ -323,6 +324,27 @@ def test_bert_as_a_decoder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "model_type 'bert' without is_decoder, an encoder" in err
 
 
+def test_byte_level_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(shared_data("vocab", "gpt2") / name, tmp_path)
+    config = GPT2Config(n_positions=32, n_embd=8, n_layer=1, n_head=2)
+    model = randomise_(GPT2LMHeadModel(config)).eval()
+    model.save_pretrained(tmp_path)
+    rain = tokenizer_of(tmp_path).encode(" 遇🌧 rain")  # its first tokens are parts of characters
+    bias = json.dumps([[[token], 9000.0 - 100 * place] for place, token in enumerate(rain)])
+    options = ("--sequence-bias", bias, "--no-repeat-ngram-size", "1", "--max-new-tokens", str(len(rain)))
+    code, out, err = call(capsys, tmp_path, "Hello world", *options, "--show-probs")
+    assert (code, err) == (0, "")
+    assert out.startswith("Hello world 遇🌧 rain\n\nstep")
+    lines = out.splitlines()[3 : 3 + len(rain)]
+    assert '" rain"' in lines[-1]
+    assert "\ufffd" not in out
+    found = answer(capsys, tmp_path, "Hello world", *options, "--stop", "🌧")
+    assert found["prompt_ids"] == [15496, 995]
+    assert found["sequences"][0]["new_ids"] == rain[:-1]
+    assert found["sequences"][0]["new_text"] == " 遇🌧"
+
+
 def test_a_text_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     from minitf.cli_generate import shown
 
@@ -515,15 +537,20 @@ def test_failures(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Pa
     (other / "config.json").write_text('{"model_type": "t5"}')
     plain = tmp_path / "plain"  # BERT's tokenizer without [CLS] and [SEP], so that no text has no tokens
     shutil.copytree(folder, plain)
-    (plain / "tokenizer_config.json").write_text('{"cls_token": null, "sep_token": null}')
+    (plain / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "cls_token": null, "sep_token": null}'
+    )
     (tmp_path / "empty").mkdir()
     small = tmp_path / "small"
     GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=2)).save_pretrained(small)
     for argv, words in (
         (("nofolder", "x"), "'nofolder': no such folder, and no model of that name"),
         ((tmp_path / "empty", "x"), "holds no config.json (it holds: nothing)"),
-        ((minilm_folder(), "x"), "an encoder, in which every token sees those after it; expected gpt2"),
-        ((other, "x"), "model_type 't5'; expected one that generates: gpt2, bert"),
+        (
+            (minilm_folder(), "x"),
+            "an encoder, in which every token sees those after it; expected gpt2",
+        ),
+        ((other, "x"), "has model_type 't5'; implemented are 'bert', 'gpt2'"),
         ((bare, "x"), "or pass the prompt as numbers: --ids 2,8,14"),
         ((plain, ""), "the prompt '' has no tokens"),
         ((folder, "--ids", "5,99"), "input_ids[0, 1] = 99, but vocab_size is 27"),
