@@ -88,7 +88,8 @@ def is_sequence_bias(value: Any) -> bool:
     """`{(5, 6): -2.0}`, or as JSON can hold it, `[[[5, 6], -2.0]]`."""
     pairs = list(value.items()) if isinstance(value, dict) else value
     return isinstance(pairs, list) and len(pairs) > 0 and all(
-        isinstance(pair, (tuple, list)) and len(pair) == 2 and is_ids(list(pair[0])) and is_number(pair[1])
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], (tuple, list))
+        and is_ids(list(pair[0])) and is_number(pair[1])
         for pair in pairs
     )  # fmt: skip
 
