@@ -608,7 +608,7 @@ class ExponentialDecayLengthPenalty(LogitsProcessor):
             growth = math.inf
         ends = columns("eos_token_id", sorted(set(self.eos_token_id)), scores)  # [N]
         score = scores.index_select(1, ends)  # [B, N]
-        penalty = (score.abs() * growth).nan_to_num(nan=0.0).masked_fill(~score.isfinite(), 0.0)  # [B, N]
+        penalty = (score.abs() * growth).nan_to_num(nan=0.0)  # [B, N]
         return scores.index_add(1, ends, penalty)  # [B, V]
 
 

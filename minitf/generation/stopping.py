@@ -152,7 +152,8 @@ class StopStringCriteria(StoppingCriteria):
     the newest token does not count, so one in the prompt does not end a row; one that begins in the prompt does.
 
     Only the end of a row is decoded. A string of n bytes lies within the last n tokens, as each that takes part in it
-    adds at least one byte; one token more gives the first of them its context (the space before a word).
+    adds at least one byte; with one token more, none of them is the first of a text, which is written differently
+    (without a space, and WordPiece keeps its "##").
 
     Rows and steps are those of transformers 5.23, which compares prepared tables of all tokens instead of text, except:
     a row that begins with the string's first word has no space before it here, as in its text; a string that this

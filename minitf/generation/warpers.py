@@ -126,8 +126,9 @@ def _ascending(scores: Tensor, least: int) -> Tensor:
     """The sorted scores, or the last W of them, at least `least`, if all before those are -inf: `[B, W]`.
 
     After top-k most scores are -inf, and finding the others is faster than sorting all. They have the probability 0
-    exactly, so leaving them out changes no sum, if it is computed in the same order: `softmax` adds every 8th or 16th
-    number of a row (the width of the processor's registers) and then those sums. So W is V minus a multiple of 64.
+    exactly, so leaving them out changes no sum that is computed in the same order. `softmax` adds every 4th, 8th or
+    16th number of a row (as many as a register of the processor holds), and then these sums; so W is V minus a multiple
+    of 64, and at least that, because short rows are computed number by number.
     """
     size = scores.shape[-1]
     finite = max(int((scores > -math.inf).sum(dim=-1).max()), least, 64)
@@ -135,7 +136,7 @@ def _ascending(scores: Tensor, least: int) -> Tensor:
     if width * 64 <= size:  # up to here torch.topk keeps only the best while it reads; beyond it sorts as well
         return scores.topk(width).values.flip(-1)  # [B, W]
     if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.sort(scores.detach().numpy(), axis=-1))  # vectorised, which torch.sort is not
+        return torch.from_numpy(np.sort(scores.detach().numpy(), axis=-1))  # 3 to 4 times faster than torch.sort
     return torch.sort(scores).values  # [B, V]
 
 

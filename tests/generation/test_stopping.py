@@ -230,6 +230,12 @@ def test_a_row_that_begins_with_a_word_has_no_space_before_it(wordpiece: tuple[A
     assert bool(theirs.StopStringCriteria(wordpiece[0], " stop")(ids, None))
 
 
+def test_the_mark_of_a_continuation_is_not_text(wordpiece: tuple[Any, Any]) -> None:
+    """Decoded alone, "##ing" would contain "#"."""
+    rows = [pieces(wordpiece[0], *tokens) for tokens in (["[CLS]", "do", "##ing"], ["[CLS]", "do", "#"])]
+    assert both(wordpiece, ["#"], rows) == [False, True]
+
+
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 12))
 def test_random_bytes(byte_level: Any, seed: int, length: int) -> None:

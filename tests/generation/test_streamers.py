@@ -167,8 +167,7 @@ def test_each_loop_reads_one_sequence(byte_level: Any) -> None:
 
 
 def test_a_failure_in_the_other_thread_ends_the_loop(byte_level: Any) -> None:
-    """Without it the loop would wait for ever."""
-    streamer = TextIteratorStreamer(byte_level)
+    streamer = TextIteratorStreamer(byte_level, timeout=60)
     error = RuntimeError("the model is broken")
 
     def generate() -> None:
