@@ -156,6 +156,7 @@ def prompt(
         if settings.bos_token_id is None:
             raise ValueError("generate() has no prompt: pass input_ids, or bos_token_id= to start from.")
         ids = torch.tensor([[settings.bos_token_id]], device=model.device)  # [1, 1]
+        check_ids(ids, model.config.vocab_size, "bos_token_id", "vocab_size")
     else:
         check_ids(input_ids, model.config.vocab_size, "input_ids", "vocab_size")
         ids = input_ids.long()  # [B, T]

@@ -554,6 +554,7 @@ def test_failures(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Pa
         ((bare, "x"), "or pass the prompt as numbers: --ids 2,8,14"),
         ((plain, ""), "the prompt '' has no tokens"),
         ((folder, "--ids", "5,99"), "input_ids[0, 1] = 99, but vocab_size is 27"),
+        ((folder, "--bos-token-id", "27"), "bos_token_id[0, 0] = 27, but vocab_size is 27"),
         ((folder, "cat " * 47), "the prompt has 48 positions, as many as the model (48)"),
         ((folder, "cat", "--max-new-tokens", "47"), "at most 46 new tokens fit"),
         ((folder, "cat", "--max-length", "2"), "leaves no room for new tokens"),
