@@ -89,6 +89,8 @@ def beam_search(run: Run) -> GenerateBeamDecoderOnlyOutput:
         if settings.output_scores:
             all_scores.append(scores)
         sums = (scores.view(prompts, width, -1) + running.sums[:, :, None]).flatten(1)  # [B, K * V]
+        if run.processors:
+            run.steps.refuse_nothing(sums.amax(dim=-1).masked_fill(~improvable[:, 0], 0.0))
         candidates = continuations(run, running, sums, length)
         ended = run.stopping(candidates.tokens[:, :, : length + 1].flatten(0, 1), scores).view(prompts, -1)  # [B, C]
         if length + 1 >= run.max_length:

@@ -10,9 +10,10 @@ The loops see the model through `run.Steps` and know nothing of its architecture
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,25 @@ if TYPE_CHECKING:  # at run time these are imported where they are used: a model
     from minitf.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 __all__ = ["GenerationMixin"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def streamer_hears_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: an exception goes to `streamer.fail` too, or a thread that waits for text would wait forever."""
+
+    @functools.wraps(function)
+    def hearing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            fail = getattr(kwargs.get("streamer"), "fail", None)
+            if fail is not None:
+                fail(error)
+            raise
+
+    return hearing
 
 
 class GenerationMixin:
@@ -71,6 +91,7 @@ class GenerationMixin:
         else:
             (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
 
+    @streamer_hears_errors
     @torch.no_grad()
     def generate(
         self,
@@ -153,12 +174,16 @@ class GenerationMixin:
             custom=logits_processor,
         )  # fmt: skip
         stopping = prepare.stopping_for(joined, stopping_criteria, tokenizer)
-        output = strategy.run(
-            prepare.run_for(
-                model, joined, strategy.name, prompt, limits, processors, stopping, generator=generator,
-                streamer=streamer, draft=assistant_model,
-            )
+        run = prepare.run_for(
+            model, joined, strategy.name, prompt, limits, processors, stopping, generator=generator,
+            streamer=streamer, draft=assistant_model,
         )  # fmt: skip
+        try:
+            output = strategy.run(run)
+        except BaseException as error:
+            if hasattr(streamer, "fail"):  # else a loop in another thread would wait for ever
+                streamer.fail(error)
+            raise
         return output if joined.return_dict_in_generate else output.sequences  # type: ignore[no-any-return]
 
     def _settings_of(self, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:

@@ -157,6 +157,19 @@ class Steps:
             "chosen. Look for overflow (float16) or broken weights; remove_invalid_values=True goes on all the same."
         )
 
+    def refuse_nothing(self, best: Tensor) -> None:
+        """The best score of each row after the processors, `[B]`: -inf = they forbid every token.
+
+        Raises:
+            ValueError: there is such a row.
+        """
+        if bool((best == float("-inf")).any()):
+            row = int((best == float("-inf")).nonzero()[0])
+            raise ValueError(
+                f"step {self.count} of generation: every token of row {row} is forbidden by the settings (bad words, "
+                "suppressed tokens, minimum length, ...) or a processor of the call: leave one of them out."
+            )
+
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on from the past of the old row `rows[i]`; the number of rows may change."""
         if self.cache is not None:
