@@ -31,6 +31,7 @@ class Settings(Protocol):
     def pad_token(self) -> str | None: ...
     @property
     def pad_token_id(self) -> int | None: ...
+    def num_special_tokens_to_add(self, pair: bool = False) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,11 @@ def make_plan(settings: Settings, request: Request, *, least: int, all_pairs: bo
         raise ValueError(f"{reason} needs a length, and this tokenizer knows no model_max_length: pass max_length=...")
     if cuts and length < least:
         raise ValueError(f"max_length={length} leaves no room for the {least} special tokens; expected {least} or more")
-    if request.stride and request.stride >= length - least:
+    # The library counts the special tokens here even if none are added.
+    room = length - max(least, settings.num_special_tokens_to_add())
+    if request.stride and request.stride >= room:
         raise ValueError(
-            f"stride={request.stride} leaves no step: a window has {length - least} tokens beside the special ones; "
+            f"stride={request.stride} leaves no step: a window has {room} tokens beside the special ones; "
             "choose a smaller stride or a larger max_length"
         )
     if cut == "only_second" and not all_pairs:

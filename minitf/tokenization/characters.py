@@ -132,16 +132,32 @@ def decomposed(char: str) -> str:
     return unicodedata.normalize("NFD", char)
 
 
-def in_canonical_order(text: str) -> str:
-    """Neighbouring combining characters, accents already removed, in Unicode's order; nearly always `text` itself."""
-    if _ORDERED.isdisjoint(text):
-        return text
-    chars = list(text)
+def has_fixed_order(text: str) -> bool:
+    """Whether there are combining characters in it that are no accents: then `decomposed` is not the whole story."""
+    return not _ORDERED.isdisjoint(text)
+
+
+def decomposed_in_order(text: str) -> tuple[str, list[int]]:
+    """NFD of a whole text, and for each of its characters the place of the original one.
+
+    Neighbouring combining characters are sorted by their class. As in the library they do not take their places along:
+    the first of them stands for the first original place, and so on.
+    """
+    chars: list[tuple[str, bool]] = []  # with whether it is the first of a decomposition
+    for char in text:
+        chars += [(part, number == 0) for number, part in enumerate(decomposed(char))]
     start = 0
     while start < len(chars):
         end = start
-        while end < len(chars) and chars[end] in _ORDERED:
+        while end < len(chars) and _class(chars[end][0]):
             end += 1
-        chars[start:end] = sorted(chars[start:end], key=unicodedata.combining)
+        chars[start:end] = sorted(chars[start:end], key=lambda item: _class(item[0]))
         start = end + 1
-    return "".join(chars)
+    places: list[int] = []
+    for _, first in chars:
+        places.append((places[-1] if places else -1) + first)
+    return "".join(char for char, _ in chars), places
+
+
+def _class(char: str) -> int:
+    return unicodedata.combining(char) if char in _ACCENTS or char in _ORDERED else 0

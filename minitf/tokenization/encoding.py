@@ -156,6 +156,14 @@ TOO_SHORT = "Truncation error: Sequence to truncate too short"  # the beginning 
 _COLUMNS = tuple(entry.name for entry in fields(Encoding) if entry.name != "overflowing")
 
 
+def no_step(stride: int) -> str:
+    """What is said where windows cannot move on."""
+    return (
+        f"stride={stride} leaves no step between windows (special tokens take room, and the other text of a pair); "
+        "choose a smaller stride or a larger max_length"
+    )
+
+
 def windows(total: int, length: int, stride: int, side: Side) -> list[tuple[int, int]]:
     """(start, stop) of windows of `length` tokens over `total`, neighbours sharing `stride`, from the kept end on.
 
@@ -164,10 +172,7 @@ def windows(total: int, length: int, stride: int, side: Side) -> list[tuple[int,
     """
     step = length - stride
     if step < 1:
-        raise ValueError(
-            f"stride={stride} leaves no step between windows of {length} tokens (special tokens and the other text of "
-            "a pair not counted); choose a smaller stride or a larger max_length"
-        )
+        raise ValueError(no_step(stride))
     found: list[tuple[int, int]] = []
     for offset in range(0, total, step):
         stop = min(offset + length, total)

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from minitf.tokenization import files
 from minitf.tokenization.bert import BertTokenizerBase
 from minitf.tokenization.call import Plan
-from minitf.tokenization.encoding import TOO_SHORT
+from minitf.tokenization.encoding import TOO_SHORT, no_step
 from minitf.tokenization.engine import Engine, Input
 from minitf.tokenization.gpt2 import GPT2TokenizerBase, warn_if_bytes_vanish
 from minitf.tokenization.recipes import (
@@ -39,6 +39,14 @@ class FastEngine(Engine):
         self.backend = backend
         self._template = template
         self._lock = threading.Lock()
+        self._renamed: dict[int, AddedToken] = {}
+        self._find_renamed()
+
+    def _find_renamed(self) -> None:
+        # tokenizers 0.23 shows an added token by its normalized form ("NewTok" as "newtok"), and does not skip it then
+        # if it is special; older versions do not. The token as it was added is right, under every version.
+        added = self.backend.get_added_tokens_decoder().items()
+        self._renamed = {number: token for number, token in added if token.normalized}
 
     @classmethod
     def of_json(cls, path: Path, text: str) -> FastEngine:
@@ -64,6 +72,8 @@ class FastEngine(Engine):
         return number
 
     def id_to_token(self, number: int) -> str | None:
+        if number in self._renamed:
+            return str(self._renamed[number].content)
         token: str | None = self.backend.id_to_token(number) if 0 <= number < 2**32 else None
         return token
 
@@ -80,6 +90,7 @@ class FastEngine(Engine):
     def add(self, tokens: Sequence[AddedToken]) -> None:
         for token in tokens:
             (self.backend.add_special_tokens if token.special else self.backend.add_tokens)([token])
+        self._find_renamed()
 
     @property
     def template(self) -> Template | None:
@@ -111,15 +122,18 @@ class FastEngine(Engine):
                 # The library raises plain Exception, and an error of its own kind where it panics.
                 if TOO_SHORT in str(error):
                     raise ValueError(TOO_SHORT) from None
-                if type(error).__name__ == "PanicException" and "stride" in str(error):
-                    raise ValueError(f"stride leaves no step between windows: {error}") from None
+                if "stride" in str(error):
+                    raise ValueError(no_step(plan.truncation["stride"] if plan.truncation else 0)) from None
                 raise
             finally:
                 self.backend.no_truncation()
                 self.backend.no_padding()
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        if self._renamed.keys().isdisjoint(ids):
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        special = {number for number, token in self.added_tokens().items() if token.special} if skip_special else set()
+        return self.join([str(self.id_to_token(number)) for number in ids if number not in special])
 
     def join(self, tokens: Sequence[str]) -> str:
         decoder = self.backend.decoder

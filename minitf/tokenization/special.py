@@ -121,7 +121,8 @@ class SpecialTokens:
 
         new_tokens: one or several, as text or as `tokenizers.AddedToken` (which says whether blanks around it belong to
             it, whether it must be a word of its own, and whether it is looked for in the normalized text).
-        special_tokens: they are special: left out by `decode(skip_special_tokens=True)`. Default False.
+        special_tokens: they are special: left out by `decode(skip_special_tokens=True)`. Default False. A token that is
+            special already stays so.
 
         Returns the number of new ids (0 for what the vocabulary has already): `len(tokenizer)` grows by it, and the
         model needs `resize_token_embeddings(len(tokenizer))`.
@@ -129,7 +130,8 @@ class SpecialTokens:
         Raises TypeError for what is no token, ValueError for an empty one.
         """
         several = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
-        tokens = [added_token(token, special=special_tokens) for token in several]
+        present = {token.content for token in self._engine.added_tokens().values() if token.special}
+        tokens = [added_token(token, special=special_tokens or content_of(token) in present) for token in several]
         before = self._engine.size(added=True)
         self._engine.add(tokens)
         return self._engine.size(added=True) - before

@@ -88,22 +88,38 @@ class BasicTokenizer:
             return f" {char} "
         return char
 
+    @property
+    def _strips(self) -> bool:
+        return self.do_lower_case if self.strip_accents is None else self.strip_accents
+
     def _plain_form(self, text: str) -> str:
-        strip = self.do_lower_case if self.strip_accents is None else self.strip_accents
-        if strip:
+        if self._strips:
             parts = "".join(map(characters.decomposed, text))
             text = "".join(char for char in parts if not characters.is_accent(char))
-        # Each character alone: Python lower-cases a "Σ" at the end of a word differently, which Google's ids did not
-        # see.
+        return self._lowered(text)
+
+    def _lowered(self, text: str) -> str:
+        # Each character alone: Python lower-cases a "Σ" at the end of a word differently, which no BERT has seen.
         return "".join(char.lower() for char in text) if self.do_lower_case else text
 
     def normalize(self, text: str, never_split: Collection[str] = ()) -> Aligned:
         """The text as it will be split, and for each of its characters the place of the original one."""
         if never_split:
             return self._normalize_around(text, never_split)
+        if self._strips and characters.has_fixed_order(text):
+            return self._normalize_in_order(text)
         forms = [self._forms[char] for char in text]
         origins = [place for place, form in enumerate(forms) for _ in form]
-        return Aligned(characters.in_canonical_order("".join(forms)), origins)
+        return Aligned("".join(forms), origins)
+
+    def _normalize_in_order(self, text: str) -> Aligned:
+        """The same for a text with combining characters that are no accents: taken apart as a whole, then stripped."""
+        forms = [self._spaced[char] for char in text]
+        origins = [place for place, form in enumerate(forms) for _ in form]
+        parts, places = characters.decomposed_in_order("".join(forms))
+        pairs = zip(parts, places, strict=True)
+        lowered = [(self._lowered(char), origins[place]) for char, place in pairs if not characters.is_accent(char)]
+        return Aligned("".join(form for form, _ in lowered), [place for form, place in lowered for _ in form])
 
     def _normalize_around(self, text: str, never_split: Collection[str]) -> Aligned:
         """The same, but words of `never_split` keep their accents and capitals."""
