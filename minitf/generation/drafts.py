@@ -20,11 +20,7 @@ from torch import Tensor
 from minitf.cache import KVCache
 from minitf.generation.mixin import GenerationMixin
 from minitf.generation.prepare import check_model, warpers_for
-from minitf.generation.processors import (
-    LogitNormalization,
-    LogitsProcessorList,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
+from minitf.generation.processors import LogitsProcessorList, UnbatchedClassifierFreeGuidanceLogitsProcessor
 from minitf.generation.run import Run, Steps
 
 __all__ = ["LookupDrafter", "ModelDrafter", "best_threshold", "check_draft_model", "forget_after"]
@@ -77,8 +73,6 @@ class ModelDrafter:
         self.do_sample, self.generator = settings.do_sample, run.generator
         self.max_length, self.ends = run.max_length, settings.ends()
         again = warpers_for(settings) if settings.do_sample else []
-        if again and settings.renormalize_logits:
-            again.append(LogitNormalization())
         self.processors = LogitsProcessorList([*without_guidance(run.processors), *again])
 
         def setting(name: str) -> Any:

@@ -129,6 +129,19 @@ def test_heuristic_schedule_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert draft.generation_config.num_assistant_tokens == expected
 
 
+def test_heuristic_schedule_after_an_end_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fourth token of the first draft ends it; the model's own token is dropped, so transformers counts 3 of 4."""
+    drafting = {"num_assistant_tokens": 6, "num_assistant_tokens_schedule": "heuristic"}
+    drafting["assistant_confidence_threshold"] = 0.0
+    our_draft, their_draft = draft_pair("same")
+    monkeypatch.setattr(our_draft, "generation_config", GenerationConfig(**drafting))
+    call = {"max_new_tokens": 18, "eos_token_id": 45, "pad_token_id": 0}
+    found = ours(assistant_model=our_draft, **call)
+    assert found.equal(theirs(assistant_model=their_draft, drafting=drafting, **call))
+    assert our_draft.generation_config.num_assistant_tokens == 5
+    assert their_draft.generation_config.num_assistant_tokens == 5
+
+
 def test_settings_of_the_call_win(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, _ = spied(monkeypatch)
     draft = draft_pair("same")[0]
