@@ -530,11 +530,17 @@ def probability_lines(one: Result) -> list[str]:
         if named:
             whole = f'"{text}"' if "\ufffd" not in text else entry["token"]  # else only some bytes of a character
             names = [shortened(whole, TOKEN_COLUMNS)]
-        numbers = [f"{entry[key]:.4f}" for key in ("probability", "cumulative", "after_settings", "log_probability")]
-        rows.append([str(entry["step"]), str(entry["id"]), *names, numbers[0], str(entry["rank"]), *numbers[1:]])
+        own, together, after = (_probability(entry[key]) for key in ("probability", "cumulative", "after_settings"))
+        log_prob = f"{entry['log_probability']:.4f}"
+        rows.append([str(entry["step"]), str(entry["id"]), *names, own, str(entry["rank"]), together, after, log_prob])
     lines = table(rows, right=[True, True, *[False] * named, *[True] * 5])
     return [
         *lines,
         "probability, rank: the model's own; cumulative: of all tokens up to this rank; after settings: what it was",
         "chosen from (temperature, top-k, penalties, ...); log-probability: the model's own, of the new text so far",
     ]
+
+
+def _probability(value: float) -> str:
+    """Four decimals, or a power of ten where they would say nothing."""
+    return f"{value:.4f}" if value >= 0.001 or value == 0 else f"{value:.1e}"

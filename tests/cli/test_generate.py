@@ -339,6 +339,7 @@ def test_byte_level_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     lines = out.splitlines()[3 : 3 + len(rain)]
     assert '" rain"' in lines[-1]
     assert "\ufffd" not in out
+    assert re.search(r" \d\.\de-\d\d +\d+ ", lines[0]), "a small probability says how small"
     found = answer(capsys, tmp_path, "Hello world", *options, "--stop", "🌧")
     assert found["prompt_ids"] == [15496, 995]
     assert found["sequences"][0]["new_ids"] == rain[:-1]
