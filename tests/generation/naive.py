@@ -1,214 +1,163 @@
-"""The three searches once more, straight from their definitions: the oracles of the fast ones.
+"""The strategies by their definitions: no cache, no batch, no padding, every text scored anew, in plain lists.
 
-One prompt, Python lists and loops, the whole text through the model for every score, no cache, no batch. Nothing is
-shared with the library but the model.
+They are slow on purpose: they are the oracle of the loops in `minitf.generation`. `score(text)` gives the scores of the
+next word after a text, a list of V numbers. Random numbers are drawn as the fast loops draw them, once a step for all
+prompts, or nothing could be compared.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-__all__ = ["NaiveBeam", "constrained", "contrastive", "groups", "log_probs"]
+__all__ = ["beams", "best_of_all", "greedy", "log_probabilities", "sample", "scorer"]
+
+Text = list[int]
+Score = Callable[[Text], list[float]]
 
 
-@torch.no_grad()
-def log_probs(model: Any, text: list[int], **inputs: Any) -> list[float]:
-    """Of every word as the next one."""
-    logits = model(input_ids=torch.tensor([text]), use_cache=False, **inputs).logits[0, -1].float()
-    scores: list[float] = torch.log_softmax(logits, dim=-1).tolist()
-    return scores
+def scorer(model: Any) -> Score:
+    """`score` of a model: one text, one forward of all its positions."""
+
+    @torch.no_grad()
+    def score(text: Text) -> list[float]:
+        logits = model(torch.tensor([text]), use_cache=False).logits[0, -1]
+        return [float(value) for value in logits]
+
+    return score
+
+
+def log_probabilities(scores: list[float]) -> list[float]:
+    total = math.log(sum(math.exp(score - max(scores)) for score in scores)) + max(scores)
+    return [score - total for score in scores]
+
+
+def probabilities(scores: list[float]) -> list[float]:
+    return [math.exp(value) for value in log_probabilities(scores)]
+
+
+def greedy(score: Score, prompt: Text, new: int, ends: list[int]) -> Text:
+    """The best word, again and again, up to an end token; returns the new words."""
+    text: Text = []
+    while len(text) < new and (not text or text[-1] not in ends):
+        scores = score(prompt + text)
+        text.append(scores.index(max(scores)))
+    return text
+
+
+def sample(
+    score: Score, prompts: list[Text], new: int, ends: list[int], *, temperature: float, top_k: int, top_p: float
+) -> list[Text]:
+    """Words drawn from what temperature, top-k and top-p leave; a prompt that ended draws on, for nothing."""
+    texts: list[Text] = [[] for _ in prompts]
+    over = [False for _ in prompts]
+    while not all(over) and max(map(len, texts)) < new:
+        rows = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            scores = [value / temperature for value in score(prompt + text)]
+            order = sorted(range(len(scores)), key=lambda word: -scores[word])[:top_k]
+            shares = probabilities([scores[word] for word in order])
+            kept = [word for place, word in enumerate(order) if sum(shares[:place]) < top_p]
+            row = [0.0] * len(scores)
+            for word, share in zip(kept, probabilities([scores[word] for word in kept]), strict=True):
+                row[word] = share
+            rows.append(row)
+        drawn = torch.multinomial(torch.tensor(rows), 1)[:, 0].tolist()
+        for index, word in enumerate(drawn):
+            texts[index].append(word)
+            over[index] = over[index] or word in ends
+    return [text[: 1 + next((i for i, word in enumerate(text) if word in ends), len(text))] for text in texts]
 
 
 @dataclass
-class NaiveBeam:
-    """New tokens and the sum of their log-probabilities; of a finished one the final score."""
+class Search:
+    """One prompt's beams `(sum, words)` and finished sequences `(score, words)`, both best first."""
 
-    tokens: list[int] = field(default_factory=list)
-    total: float = 0.0
-
-
-@dataclass
-class NaivePlaces:
-    """The finished sequences of one beam search, by the rules of transformers 4.49.0."""
-
-    size: int
-    penalty: float
-    early: bool | str
-    longest: int
-    kept: list[NaiveBeam] = field(default_factory=list)
-    done: bool = False
-
-    def add(self, beam: NaiveBeam) -> None:
-        self.kept.append(NaiveBeam(beam.tokens, beam.total / len(beam.tokens) ** self.penalty))
-        self.kept = sorted(self.kept, key=lambda one: -one.total)[: self.size]
-
-    def look(self, best: float, new: int) -> None:
-        if len(self.kept) < self.size:
-            return
-        reach = self.longest if self.early == "never" and self.penalty > 0 else new
-        self.done = self.early is True or self.kept[-1].total >= best / reach**self.penalty
+    running: list[tuple[float, Text]] = field(default_factory=lambda: [(0.0, [])])
+    finished: list[tuple[float, Text]] = field(default_factory=list)
+    settled: bool = False
 
 
-def continuations(
-    model: Any, prompt: list[int], beams: list[NaiveBeam], count: int, lost: dict[int, float] | None = None
-) -> list[NaiveBeam]:
-    """The best `count` of all. `lost`: what is subtracted from a token."""
+def beams(
+    score: Score,
+    prompts: list[Text],
+    width: int,
+    new: int,
+    ends: list[int],
+    *,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    do_sample: bool = False,
+) -> list[list[tuple[float, Text]]]:
+    """The `width` best `(score, new words)` of each prompt, best first."""
+    searches = [Search() for _ in prompts]
+    candidates = max(2, 1 + len(ends)) * width
+    for length in range(1, new + 1):
+        every = [continuations(score, prompt, search) for prompt, search in zip(prompts, searches, strict=True)]
+        chosen = drawn(every, candidates, width) if do_sample else [best(one, candidates) for one in every]
+        for search, found in zip(searches, chosen, strict=True):
+            advance(search, found, width, length, new, ends, length_penalty, early_stopping)
+        if all(search.settled for search in searches):
+            break
+    return [search.finished for search in searches]
+
+
+def continuations(score: Score, prompt: Text, search: Search) -> list[tuple[float, Text]]:
+    """All of them, beam by beam and word by word."""
+    return [
+        (total + value, [*words, word])
+        for total, words in search.running
+        for word, value in enumerate(log_probabilities(score(prompt + words)))
+    ]
+
+
+def best(every: list[tuple[float, Text]], count: int) -> list[tuple[float, Text]]:
+    return sorted(every, key=lambda one: -one[0])[:count]
+
+
+def drawn(every: list[list[tuple[float, Text]]], count: int, width: int) -> list[list[tuple[float, Text]]]:
+    """`count` different continuations of each prompt, drawn by softmax(sum). In the first step there is one beam, and
+    the places of the others have probability 0."""
+    full = max(map(len, every)) if any(len(one[0][1]) > 1 for one in every) else width * len(every[0])
+    rows = [[*probabilities([total for total, _ in one]), *[0.0] * (full - len(one))] for one in every]
+    places = torch.multinomial(torch.tensor(rows), count).tolist()
+    return [[one[place] for place in row] for one, row in zip(every, places, strict=True)]
+
+
+def advance(
+    search: Search, found: list[tuple[float, Text]], width: int, length: int, new: int, ends: list[int],
+    length_penalty: float, early_stopping: bool | str,
+) -> None:  # fmt: skip
+    """One step of one prompt: who ends, who goes on, and whether the result can still change."""
+    ended = [length == new or words[-1] in ends for _, words in found]
+    full = early_stopping is True and len(search.finished) == width
+    for (total, words), over in list(zip(found, ended, strict=True))[:width]:
+        if over and not search.settled and not full:
+            search.finished.append((total / length**length_penalty, words))
+    search.finished = best(search.finished, width)
+    search.running = best([one for one, over in zip(found, ended, strict=True) if not over], width)
+    if len(search.finished) == width and search.running:
+        reach = new if early_stopping == "never" and length_penalty > 0 else length
+        possible = search.running[0][0] / reach**length_penalty
+        search.settled = search.settled or early_stopping is True or possible <= search.finished[-1][0]
+    search.settled = search.settled or not search.running
+
+
+def best_of_all(
+    score: Score, prompt: Text, new: int, ends: list[int], words: int, length_penalty: float
+) -> list[tuple[float, Text]]:
+    """Every text of up to `new` words, best first: what a search approximates."""
     found = []
-    for beam in beams:
-        for token, score in enumerate(log_probs(model, prompt + beam.tokens)):
-            found.append(NaiveBeam([*beam.tokens, token], beam.total + score - (lost or {}).get(token, 0.0)))
-    return sorted(found, key=lambda one: -one.total)[:count]
-
-
-def groups(
-    model: Any, prompt: list[int], *, new: int, beams: int, groups: int, penalty: float, ends: list[int], pad: int,
-    length_penalty: float = 1.0, early: bool | str = False,
-) -> list[NaiveBeam]:  # fmt: skip
-    """Diverse beam search: all finished sequences, best first."""
-    size = beams // groups
-    count = max(2, 1 + len(ends)) * size
-    running = [[NaiveBeam()] for _ in range(groups)]  # later K / G of each
-    places = [NaivePlaces(size, length_penalty, early, new) for _ in range(groups)]
     for length in range(1, new + 1):
-        lost: dict[int, float] = {}
-        for group in range(groups):
-            if places[group].done:
-                lost[pad] = lost.get(pad, 0.0) + size * penalty
+        for text in itertools.product(range(words), repeat=length):
+            inner_end = any(word in ends for word in text[:-1])
+            if inner_end or (length < new and text[-1] not in ends):
                 continue
-            candidates = continuations(model, prompt, running[group], count, lost)
-            for candidate in candidates[:size]:
-                if candidate.tokens[-1] in ends:
-                    places[group].add(candidate)
-            running[group] = [one for one in candidates if one.tokens[-1] not in ends][:size]
-            places[group].look(candidates[0].total, length)
-            for beam in running[group]:
-                lost[beam.tokens[-1]] = lost.get(beam.tokens[-1], 0.0) + penalty
-        if all(place.done for place in places):
-            break
-    for group in range(groups):
-        for beam in [] if places[group].done else running[group]:
-            places[group].add(beam)
-    return sorted((one for place in places for one in place.kept), key=lambda one: -one.total)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Constrained beam search
-
-
-def progress(text: list[int], words: list[list[list[int]]]) -> tuple[int, list[list[list[int]]], list[int] | None]:
-    """(how many words are complete, the pending ones, what of one is written), a word being a list of phrases."""
-    pending, complete = list(words), 0
-    current: list[list[int]] | None = None
-    written: list[int] = []
-    for token in text:
-        if current is None:
-            current = next((word for word in pending if any(phrase[0] == token for phrase in word)), None)
-            if current is None:
-                continue
-            pending.remove(current)
-            written = [token]
-        elif any(phrase[: len(written) + 1] == [*written, token] for phrase in current):
-            written = [*written, token]
-        else:  # thrown back
-            pending, current = [*pending, current], None
-            continue
-        if written in current:
-            complete, current = complete + 1, None
-    return complete, pending if current is None else [current], None if current is None else written
-
-
-def bank(text: list[int], words: list[list[list[int]]]) -> int:
-    longest = max(len(phrase) for word in words for phrase in word)
-    complete, pending, written = progress(text, words)
-    if written is None:
-        return complete * longest
-    return complete * longest + longest - (max(map(len, pending[0])) - len(written))
-
-
-def forward_tokens(text: list[int], words: list[list[list[int]]]) -> list[int]:
-    """What would bring a text on."""
-    _, pending, written = progress(text, words)
-    begun = written or []
-    fitting = [phrase for word in pending for phrase in word if phrase[: len(begun)] == begun]
-    return [phrase[len(begun)] for phrase in fitting]
-
-
-def constrained(
-    model: Any, prompt: list[int], *, new: int, beams: int, words: list[list[list[int]]], ends: list[int],
-    length_penalty: float = 1.0, early: bool | str = False,
-) -> tuple[list[NaiveBeam], list[NaiveBeam]]:  # fmt: skip
-    """Constrained beam search: finished sequences with all words, best first, and running ones that miss some."""
-    running, count = [NaiveBeam()], max(2, 1 + len(ends)) * beams
-    place = NaivePlaces(beams, length_penalty, early, new)
-    for length in range(1, new + 1):
-        candidates = continuations(model, prompt, running, count)
-        for one in candidates[:beams]:
-            if one.tokens[-1] in ends and progress(prompt + one.tokens[:-1], words)[0] == len(words):
-                place.add(one)
-        going = [one for one in candidates if one.tokens[-1] not in ends][:beams]
-        seen = [one.tokens for one in going]
-        for beam in running:
-            scores = log_probs(model, prompt + beam.tokens)
-            complete = progress(prompt + beam.tokens, words)[0] == len(words)
-            for token in [] if complete else forward_tokens(prompt + beam.tokens, words):
-                if [*beam.tokens, token] not in seen:
-                    seen.append([*beam.tokens, token])
-                    going.append(NaiveBeam([*beam.tokens, token], beam.total + scores[token]))
-        running = of_all_banks(prompt, going, words)[:beams] if len(going) > beams else going
-        place.look(candidates[0].total, length)
-        if place.done:
-            return place.kept, []
-    missing = []
-    for beam in running:
-        if progress(prompt + beam.tokens, words)[0] == len(words):
-            place.add(beam)
-        else:
-            missing.append(NaiveBeam(beam.tokens, beam.total / len(beam.tokens) ** length_penalty))
-    return place.kept, sorted(missing, key=lambda one: -one.total)
-
-
-def of_all_banks(prompt: list[int], beams: list[NaiveBeam], words: list[list[list[int]]]) -> list[NaiveBeam]:
-    """The best of each bank, the fullest bank first, then the second best of each, ..."""
-    banks: dict[int, list[NaiveBeam]] = {}
-    for beam in sorted(beams, key=lambda one: -one.total):
-        banks.setdefault(bank(prompt + beam.tokens, words), []).append(beam)
-    fullest_first = [banks[number] for number in sorted(banks, reverse=True)]
-    longest = max(map(len, fullest_first))
-    return [members[place] for place in range(longest) for members in fullest_first if place < len(members)]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Contrastive search
-
-
-@torch.no_grad()
-def last_states(model: Any, text: list[int]) -> list[list[float]]:
-    """The hidden state of the last layer at every position."""
-    out = model(input_ids=torch.tensor([text]), use_cache=False, output_hidden_states=True)
-    states: list[list[float]] = out.hidden_states[-1][0].tolist()
-    return states
-
-
-def cosine(one: list[float], other: list[float]) -> float:
-    product = sum(a * b for a, b in zip(one, other, strict=True))
-    return product / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
-
-
-def contrastive(model: Any, prompt: list[int], *, new: int, k: int, alpha: float, ends: list[int]) -> list[int]:
-    """Contrastive search: the new tokens."""
-    text = list(prompt)
-    for _ in range(new):
-        scores = log_probs(model, text)
-        candidates = sorted(range(len(scores)), key=lambda token: -scores[token])[:k]
-        worth = []
-        for token in candidates:
-            *before, state = last_states(model, [*text, token])
-            worth.append((1 - alpha) * math.exp(scores[token]) - alpha * max(cosine(state, old) for old in before))
-        text.append(candidates[worth.index(max(worth))])
-        if text[-1] in ends:
-            break
-    return text[len(prompt) :]
+            total = sum(log_probabilities(score(prompt + list(text[:place])))[word] for place, word in enumerate(text))
+            found.append((total / length**length_penalty, list(text)))
+    return sorted(found, key=lambda one: -one[0])
