@@ -12,7 +12,10 @@ divided into *banks* by how much of the constraints they have fulfilled, and eac
 A sequence that ends is kept only if it fulfils all constraints. What else is kept, and when the search is over, stands
 in `hypotheses.py`; how constraints are followed, in `constraints.py`.
 
-As in transformers up to 4.49.0, the prompt is read as the beginning of the text: what it contains is fulfilled.
+As in transformers up to 4.49.0, the prompt is read as the beginning of the text: what it contains is fulfilled. And
+nothing pushes a beam forward that has fulfilled everything: it goes on only if its continuations are among the best K,
+so in a long text it may be lost again, and at the end a warning says that nothing was found. Few new tokens (none to
+spare: the result always holds all words), or more beams, keep it.
 
 Deliberate differences: where fewer sequences fulfil the constraints than are to be returned, they go first, others fill
 the places and a warning says so (4.49.0 lets them compete by their scores alone, so that a sequence which misses a word
@@ -171,7 +174,8 @@ def rank(
     others = Finished.of(run, len(places))
     beams.give_all([row for row in places if not states[row].completed], others)
     logger.warning(
-        "constrained beam search: %d of %d sequences of prompt %d miss a constraint: allow more new tokens or beams.",
+        "constrained beam search: %d of %d sequences of prompt %d miss a constraint: allow more beams, or less or more "
+        "new tokens.",
         missing, run.settings.num_return_sequences, places[0] // len(places),
     )  # fmt: skip
     return best_first(finished.kept) + best_first(others.kept)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import minitf
-from tests.generation import naive
+from tests.generation import definitions as naive
 from tests.generation.goldens import (
     assert_as_in_4_49,
     case_named,
