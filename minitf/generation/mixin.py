@@ -178,12 +178,7 @@ class GenerationMixin:
             model, joined, strategy.name, prompt, limits, processors, stopping, generator=generator,
             streamer=streamer, draft=assistant_model,
         )  # fmt: skip
-        try:
-            output = strategy.run(run)
-        except BaseException as error:
-            if hasattr(streamer, "fail"):  # else a loop in another thread would wait for ever
-                streamer.fail(error)
-            raise
+        output = strategy.run(run)
         return output if joined.return_dict_in_generate else output.sequences  # type: ignore[no-any-return]
 
     def _settings_of(self, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
@@ -247,8 +242,9 @@ class GenerationMixin:
         return self._by_name("contrastive_search", args, {"penalty_alpha": 0.6, "top_k": 4}, settings)
 
     def assisted_decoding(self, *args: Any, **settings: Any) -> Any:
-        """`generate(assistant_model=..., ...)`: a small model drafts, this one checks."""
-        return self._by_name("assisted_decoding", args, {}, settings)
+        """`generate(assistant_model=..., ...)`: a small model drafts, this one checks; or `prompt_lookup_num_tokens`."""
+        looks_up = settings.get("prompt_lookup_num_tokens") is not None
+        return self._by_name("prompt_lookup" if looks_up else "assisted_decoding", args, {}, settings)
 
     def _by_name(self, name: str, args: tuple[Any, ...], chosen_by: dict[str, Any], settings: dict[str, Any]) -> Any:
         """`generate` with the settings that choose this strategy.

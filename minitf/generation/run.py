@@ -70,6 +70,7 @@ class Steps:
         self.has_positions = absolute  # else distances follow from the order of the tokens, and padding shifts nothing
         self.keeps_last = "logits_to_keep" in getattr(model, "forward_names", ())
         self.step: Callable[..., Tensor] | None = None  # one token through the model without its modules
+        self.asked = False  # whether the model has been asked for one
 
     def logits(self, sequences: Tensor) -> Tensor:
         """`[B, T]` ids -> `[B, V]` float32, the scores of the token that comes next.
@@ -139,8 +140,8 @@ class Steps:
         )  # fmt: skip
         for name, record in self.records.items():
             record.append(getattr(out, name))
-        if self.cache is not None and self.step is None and self.types is None and not self.records:
-            build = getattr(self.model, "decoding_step", None)
+        if self.cache is not None and not self.asked and self.types is None and not self.records:
+            self.asked, build = True, getattr(self.model, "decoding_step", None)
             self.step = build(self.cache, self.inputs) if build is not None else None
         logits: Tensor = out.logits[:, -count:]  # [B, count, V]
         return logits

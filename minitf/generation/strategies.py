@@ -33,7 +33,7 @@ SAMPLING = frozenset(
 )  # fmt: skip
 BEAMS = frozenset({"num_beams", "early_stopping", "length_penalty"})
 DRAFTS = frozenset({"num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"})
-LOOKUP = frozenset({"prompt_lookup_num_tokens", "max_matching_ngram_size", "num_assistant_tokens_schedule"})
+LOOKUP = frozenset({"prompt_lookup_num_tokens", "max_matching_ngram_size"})
 GROUPS = frozenset({"num_beam_groups", "diversity_penalty"})
 FORCED = frozenset({"constraints", "force_words_ids"})
 SEVERAL = frozenset({"num_return_sequences"})
