@@ -11,6 +11,7 @@ The loops see the model through `run.Steps` and know nothing of its architecture
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -196,7 +197,12 @@ class GenerationMixin:
                 arguments = GenerationMixin.generate.__annotations__  # the names of the signature above
                 near = nearest_name(name, [*known, *arguments])
                 raise UnknownSettingError(f"{type(self).__name__}.generate() has no setting {name!r}{near}")
-        settings = {name: value for name, value in settings.items() if value is not None}
+        fields = GenerationConfig.__dataclass_fields__
+        settings = {  # None = not given, except where it is a value: eos_token_id=None = no end token
+            name: value
+            for name, value in settings.items()
+            if value is not None or (name in fields and fields[name].metadata["rule"].accepts(None))
+        }
         return (given or GenerationConfig()).joined(GenerationConfig(**settings))
 
     def compute_transition_scores(
@@ -242,7 +248,7 @@ class GenerationMixin:
         return self._by_name("contrastive_search", args, {"penalty_alpha": 0.6, "top_k": 4}, settings)
 
     def assisted_decoding(self, *args: Any, **settings: Any) -> Any:
-        """`generate(assistant_model=..., ...)`: a small model drafts, this one checks; or `prompt_lookup_num_tokens`."""
+        """`generate(assistant_model=..., ...)`, or `prompt_lookup_num_tokens=`: drafts, which this model checks."""
         looks_up = settings.get("prompt_lookup_num_tokens") is not None
         return self._by_name("prompt_lookup" if looks_up else "assisted_decoding", args, {}, settings)
 
@@ -256,7 +262,8 @@ class GenerationMixin:
         from minitf.generation.strategies import choose
 
         joined = {**chosen_by, **settings}
-        known = {key: value for key, value in joined.items() if key in GenerationConfig.__dataclass_fields__}
+        arguments = inspect.signature(GenerationMixin.generate).parameters
+        known = {key: value for key, value in joined.items() if key not in arguments}
         call = self._settings_of(args[2] if len(args) > 2 else settings.get("generation_config"), known)
         assisted = settings.get("assistant_model") is not None
         found = choose(GenerationConfig().joined(self.generation_config, call), assisted=assisted)

@@ -247,7 +247,7 @@ def limits(call: GenerationConfig, defaults: GenerationConfig, given: Prompt, po
             )
     start = given.offset + given.ids.shape[1]
     maximum, named = min(start + GenerationConfig.max_length, positions), "the default of 20 new tokens"
-    for config in (defaults, call):
+    for config in (without(defaults, call, "max_new_tokens"), call):
         if config.max_new_tokens is not None:
             maximum = start + config.max_new_tokens
             named = f"a prompt of {start} and max_new_tokens = {config.max_new_tokens}"
@@ -265,7 +265,7 @@ def limits(call: GenerationConfig, defaults: GenerationConfig, given: Prompt, po
             f"{named} leaves no room for new tokens after a prompt of {start} positions: pass max_new_tokens."
         )
     minimum, minimum_new = 0, None
-    for config in (defaults, call):
+    for config in (without(defaults, call, "min_new_tokens"), call):
         if config.min_new_tokens is not None:
             minimum, minimum_new = 0, config.min_new_tokens
         elif "min_length" in config.given():
@@ -274,6 +274,11 @@ def limits(call: GenerationConfig, defaults: GenerationConfig, given: Prompt, po
     if least > maximum:
         raise ValueError(f"a minimum of {least} positions is more than the maximum, {maximum}.")
     return Limits(given.ids.shape[1], maximum - given.offset, minimum - given.offset, minimum_new)
+
+
+def without(defaults: GenerationConfig, call: GenerationConfig, name: str) -> GenerationConfig:
+    """The defaults, without this setting if the call says something about it (None = it does not hold)."""
+    return defaults.joined(GenerationConfig(**{name: None})) if name in call.given() else defaults
 
 
 def padding_token(settings: GenerationConfig, rows: int, may_end: bool) -> int:

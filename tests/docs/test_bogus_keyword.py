@@ -62,8 +62,8 @@ def public_callables() -> dict[str, Callable[..., Any]]:
         if not inspect.isclass(value):
             found[path] = value
             continue
-        if not getattr(value, "_is_protocol", False) and not issubclass(value, type):
-            found[path] = value  # protocols only describe, and a metaclass is called by `class`
+        if not getattr(value, "_is_protocol", False) and not issubclass(value, type) and not inspect.isabstract(value):
+            found[path] = value  # protocols and abstract classes only describe, and a metaclass is called by `class`
         for name, member in vars(value).items():
             if isinstance(member, (staticmethod, classmethod)):
                 member = getattr(value, name)
@@ -140,17 +140,29 @@ MODELS = [
 ]
 
 
+GENERATING = (
+    "generate", "greedy_search", "sample", "beam_search", "beam_sample", "group_beam_search", "constrained_beam_search",
+    "contrastive_search", "assisted_decoding",
+)  # fmt: skip
+
+
 def test_every_swallowing_signature_is_known() -> None:
     known = {
         "minitf.config.PretrainedConfig.from_dict",
         "minitf.config.PretrainedConfig.from_json_file",
         "minitf.config.PretrainedConfig.from_pretrained",
+        *(f"minitf.generation.mixin.GenerationMixin.{name}" for name in GENERATING),
+        "minitf.generation.config.GenerationConfig",
+        "minitf.generation.config.GenerationConfig.from_dict",
+        "minitf.generation.config.GenerationConfig.from_pretrained",
+        "minitf.generation.config.GenerationConfig.update",
         "minitf.memory.checkpointed",
         "minitf.models.auto.AutoClass.from_config",  # these five: tests/auto/test_auto.py calls them
         "minitf.models.auto.AutoClass.from_pretrained",
         "minitf.models.auto.AutoConfig.for_model",
         "minitf.models.auto.AutoConfig.from_dict",
         "minitf.models.auto.AutoConfig.from_pretrained",
+        "minitf.models.gpt2.GPT2DoubleHeadsModel.next_words",
         "minitf.pretrained.PreTrainedModel.from_pretrained",
         "minitf.tokenization.auto.AutoTokenizer.from_pretrained",  # tests/auto/test_auto_tokenizer.py
     }
@@ -187,6 +199,35 @@ def test_models(model_class: type[PreTrainedModel], tmp_path: Path) -> None:
         loaded(torch.ones(1, 2, dtype=torch.long), **{BOGUS: 1})
     with pytest.raises(TypeError, match="attention_masks"):
         loaded(torch.ones(1, 2, dtype=torch.long), attention_masks=torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_generation(name: str) -> None:
+    decoder = model(minitf.GPT2LMHeadModel).eval()
+    with pytest.raises(TypeError, match=rf"generate\(\) has no setting '{BOGUS}'"):
+        getattr(decoder, name)(torch.ones(1, 2, dtype=torch.long), **{BOGUS: 1})
+    with pytest.raises(TypeError, match="has no setting 'max_new_token'; did you mean 'max_new_tokens'"):
+        getattr(decoder, name)(torch.ones(1, 2, dtype=torch.long), max_new_token=1)
+
+
+def test_the_forward_of_two_heads_as_generate_calls_it() -> None:
+    with pytest.raises(TypeError, match=BOGUS):
+        model(minitf.GPT2DoubleHeadsModel).eval().next_words(torch.ones(1, 2, dtype=torch.long), **{BOGUS: 1})
+
+
+def test_generation_settings(tmp_path: Path) -> None:
+    config = minitf.GenerationConfig(top_k=3)
+    config.save_pretrained(tmp_path)
+    calls: list[Callable[..., Any]] = [
+        minitf.GenerationConfig,
+        config.update,
+        lambda **more: minitf.GenerationConfig.from_dict({}, **more),
+        lambda **more: minitf.GenerationConfig.from_pretrained(tmp_path, **more),
+    ]
+    for call in calls:
+        call()
+        with pytest.raises(TypeError, match=f"has no setting '{BOGUS}'"):
+            call(**{BOGUS: 1})
 
 
 def test_checkpointed_hands_keywords_on_to_a_function_that_refuses_them() -> None:

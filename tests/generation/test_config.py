@@ -346,7 +346,8 @@ def test_precedence() -> None:
     assert new(generation_config=GenerationConfig(max_new_tokens=5)) == 5
     assert new(generation_config=GenerationConfig(max_new_tokens=5), max_new_tokens=3) == 3
     assert new(max_length=8) == 5  # the model's max_new_tokens gives way to the call's max_length
-    assert new(max_new_tokens=None) == 7  # None = not given
+    assert new(max_new_tokens=None) == 13  # None takes the model's setting back
+    assert new(top_k=None) == 7  # None = not given, where it is no value
     model.generation_config = GenerationConfig(max_length=9)
     assert new() == 6
     assert new(max_new_tokens=2) == 2
