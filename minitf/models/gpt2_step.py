@@ -46,10 +46,11 @@ def decoding_step(model: Any, cache: KVCache) -> DecodingStep | None:
 
 def why_not(model: Any, cache: KVCache) -> str | None:
     """The first reason, in words, why the forward must be called; None = a step does the same."""
-    if torch.is_grad_enabled() or tracing() or torch.is_autocast_enabled("cpu"):
+    if torch.is_grad_enabled() or tracing() or torch.is_autocast_enabled(model.device.type):
         return "gradients, a recorded graph or autocast"
     config = model.config
-    if config.attn_implementation != "sdpa" or attention.ATTENTION["sdpa"] is not ATTENTION:
+    patched = attention.ATTENTION["sdpa"] is not ATTENTION or vars(gpt2)["attend"] is not attention.attend
+    if config.attn_implementation != "sdpa" or patched:
         return "another attention function than sdpa"
     if type(cache) is not KVCache or isinstance(cache, StaticKVCache) or cache.get_cross_length():
         return "another kind of cache, or one with an encoder's keys"
@@ -67,6 +68,8 @@ def why_not(model: Any, cache: KVCache) -> str | None:
             return f"{name or 'the model'} is in training mode"
         if any(type(parameter) is not nn.Parameter for parameter in module.parameters(recurse=False)):
             return f"a parameter of {name} is of another type"
+        if getattr(module, "max_norm", None) is not None:
+            return f"{name} shortens the vectors that it looks up (max_norm)"
     for block in model.transformer.h:
         if block.attn.num_heads == 0 or not isinstance(block.mlp.act, nn.Module):
             return "a layer without heads, or with a function of the caller's as activation"
@@ -80,7 +83,7 @@ class DecodingStep:
         trunk = model.transformer
         self.cache = cache
         self.words, self.places = trunk.wte.weight, trunk.wpe.weight  # [V, C], [n_positions, C]
-        self.last_norm, self.scores = norm(trunk.ln_f), model.lm_head.weight
+        self.last_norm, self.scores, self.bias = norm(trunk.ln_f), model.lm_head.weight, model.lm_head.bias
         self.blocks = [
             (
                 norm(block.ln_1), pair(block.attn.c_attn), pair(block.attn.c_proj), block.attn.num_heads,
@@ -136,7 +139,7 @@ class DecodingStep:
             hidden = hidden + products.add_rows(down[0], wide, down[1], cut[3])  # [B, C]
         self.cache.advance()
         hidden = torch.layer_norm(hidden, *self.last_norm)  # [B, C]
-        return products.linear_rows(hidden, self.scores, None, self.score_cut)  # [B, V]
+        return products.linear_rows(hidden, self.scores, self.bias, self.score_cut)  # [B, V]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
