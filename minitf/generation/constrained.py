@@ -15,7 +15,8 @@ in `hypotheses.py`; how constraints are followed, in `constraints.py`.
 As in transformers up to 4.49.0, the prompt is read as the beginning of the text: what it contains is fulfilled. And
 nothing pushes a beam forward that has fulfilled everything: it goes on only if its continuations are among the best K,
 so in a long text it may be lost again, and at the end a warning says that nothing was found. Few new tokens (none to
-spare: the result always holds all words), or more beams, keep it.
+spare: the result always holds all words), or more beams, keep it. A forced token that a processor forbids is tried all
+the same; such a sequence has the score -inf and comes last.
 
 Deliberate differences: where fewer sequences fulfil the constraints than are to be returned, they go first, others fill
 the places and a warning says so (4.49.0 lets them compete by their scores alone, so that a sequence which misses a word
