@@ -23,7 +23,7 @@ from minitf.models import gpt2, gpt2_step
 from tests.faults.gpt2_cache_faults import FAULTS as CACHE_FAULTS
 from tests.faults.gpt2_trunk_faults import FAULTS as TRUNK_FAULTS
 from tests.generation.pairs import PAD, fresh, pair, prompts
-from tests.support import random_value
+from tests.support import random_value, randomise_
 
 Change = Callable[[Any], Any]
 OUT = {"output_logits": True, "return_dict_in_generate": True, "pad_token_id": PAD, "max_new_tokens": 6}
@@ -214,7 +214,7 @@ def replaced_module(model: Any) -> Iterator[None]:
 
 @contextmanager
 def plain_linear(model: Any) -> Iterator[None]:
-    model.lm_head = nn.Linear(64, 61).eval()
+    model.lm_head = randomise_(nn.Linear(64, 61)).eval()
     yield
 
 
