@@ -6,7 +6,7 @@ A loop passes the whole sequences every time. `Steps` feeds the model those posi
 (all of them without a cache), with the mask and the position ids that belong to them. So a loop says nothing about
 caches, except `reorder` when it gives rows another past.
 
-Dimension letters: B rows, T positions so far, S key positions, V vocabulary, L layers.
+Dimension letters: B rows, T positions so far, S key positions, H heads, C hidden size, V vocabulary, L layers.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Steps:
     def last_logits(self, sequences: Tensor, count: int) -> Tensor:
         """As `logits`, of the last `count` positions: `[B, count, V]`."""
         fresh = self.held < self.offset or self.cache is None
-        ids = sequences if fresh else sequences[:, self.held - self.offset :]  # [B, new positions]
+        ids = sequences if fresh else sequences[:, self.held - self.offset :]  # [B, new]
         length = self.offset + sequences.shape[1]
         self.grow(length)
         if self.step is not None and ids.shape[1] == 1:
@@ -110,9 +110,10 @@ class Steps:
             if held.shape[1] > length:  # tokens were taken back
                 setattr(self, name, held[:, :length])
                 continue
-            more = torch.arange(1, length - held.shape[1] + 1, device=held.device)[None]  # [1, new positions]
+            more = torch.arange(1, length - held.shape[1] + 1, device=held.device)[None]  # [1, new]
             new = torch.ones_like(more) if step is None else held[:, -1:] + step * more
-            setattr(self, name, torch.cat([held, new.to(held.dtype).expand(held.shape[0], -1)], dim=1))  # [B, length]
+            longer = torch.cat([held, new.to(held.dtype).expand(held.shape[0], -1)], dim=1)  # [B, length]
+            setattr(self, name, longer)
         if self.mask is not None and self.positions is None and self.has_positions:
             self.positions = positions_from_mask(self.mask)  # [B, length]
 
@@ -181,6 +182,9 @@ class Steps:
         for name in ("encoder_hidden_states", "encoder_attention_mask"):
             if self.inputs.get(name) is not None:
                 self.inputs[name] = self.inputs[name].index_select(0, rows)
+        head_mask: Tensor | None = self.inputs.get("head_mask")
+        if head_mask is not None and head_mask.dim() == 3:  # [B, L, H]: one for each row
+            self.inputs["head_mask"] = head_mask.index_select(0, rows)  # [B, L, H]
 
     def repeat(self, times: int, rows: int) -> None:
         """Each of `rows` rows becomes `times` neighbours."""
