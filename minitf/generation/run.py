@@ -166,11 +166,14 @@ class Steps:
             ValueError: there is such a row.
         """
         if bool((best == float("-inf")).any()):
-            row = int((best == float("-inf")).nonzero()[0])
-            raise ValueError(
-                f"step {self.count} of generation: every token of row {row} is forbidden by the settings (bad words, "
-                "suppressed tokens, minimum length, ...) or a processor of the call: leave one of them out."
-            )
+            raise self.nothing_left(int((best == float("-inf")).nonzero()[0]))
+
+    def nothing_left(self, row: int) -> ValueError:
+        """The error for a row whose every token is forbidden."""
+        return ValueError(
+            f"step {self.count} of generation: every token of row {row} is forbidden by the settings (bad words, "
+            "suppressed tokens, minimum length, ...) or a processor of the call: leave one of them out."
+        )
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on from the past of the old row `rows[i]`; the number of rows may change."""
@@ -183,7 +186,7 @@ class Steps:
             if self.inputs.get(name) is not None:
                 self.inputs[name] = self.inputs[name].index_select(0, rows)
         head_mask: Tensor | None = self.inputs.get("head_mask")
-        if head_mask is not None and head_mask.dim() == 3:  # [B, L, H]: one for each row
+        if head_mask is not None and head_mask.dim() == 3:  # one for each row
             self.inputs["head_mask"] = head_mask.index_select(0, rows)  # [B, L, H]
 
     def repeat(self, times: int, rows: int) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from minitf import BertConfig, GPT2Config, attention, cache, losses, masks, pretrained
 from minitf.cache import KVCache, StaticKVCache
-from minitf.models import bert, gpt2
+from minitf.generation import beams, sampling
+from minitf.generation import run as generation_run
+from minitf.models import bert, gpt2, gpt2_step
 from tests.docs.shape_comments import Sizes, UnreadableComment, Watcher, comments_of, declared_letters
 
 # All sizes differ from each other and from the numbers 1 and 2 that stand in comments.
@@ -23,8 +25,9 @@ PAST, ENCODER = 9, 11
 DECODER = {**SIZES, "S": PAST + SIZES["T"]}
 CROSS = {**SIZES, "S": ENCODER}
 MINIMUM = {"bert": 45, "gpt2": 30, "attention": 12, "masks": 9, "losses": 4, "pretrained": 3, "cache": 1}
+MINIMUM |= {"gpt2_step": 15, "run": 13, "sampling": 10, "beams": 25}
 
-MODULES = [bert, gpt2, attention, masks, losses, pretrained, cache]
+MODULES = [bert, gpt2, attention, masks, losses, pretrained, cache, gpt2_step, generation_run, sampling, beams]
 
 
 def config(**settings: Any) -> BertConfig:
@@ -176,7 +179,37 @@ def run_functions(watcher: Watcher) -> None:
         attention.sdpa(nn.Identity(), single, past, past, None, scale=0.5, dropout=0.0, bias=bias[:, :, :1].bfloat16())
 
 
-RUNS = [run_encoders, run_decoders, run_heads, run_gpt2, run_functions]
+def run_generation(watcher: Watcher) -> None:
+    """The loops over a prompt of 5, padded, that grows to 8; with a cache and without; half precision; embeddings."""
+    model = gpt2.GPT2LMHeadModel(gpt2_config(n_layer=2)).eval()
+    text = {"input_ids": ids(), "attention_mask": padding().flip(1)}
+    settings: dict[str, Any] = {"max_new_tokens": 3, "eos_token_id": [1, 2], "pad_token_id": 0}
+    lengths = [
+        {"T": length, "S": length, "length": length, "count": 1, "n_positions": 16, "L": 2} for length in range(5, 9)
+    ]
+    rows = [{**SIZES, **one, "new": new} for one in lengths for new in (one["T"], 1)]
+    with watcher.watching(*rows):
+        for given in ({}, {"do_sample": True}, {"use_cache": False, "token_type_ids": ids()}):
+            model.generate(**text, **settings, **given)
+        model.generate(ids(), **settings)
+    with watcher.watching(*rows, *({**one, "T": 1} for one in rows)):  # the attention of half precision has its own T
+        model.bfloat16().generate(**text, **settings)
+    without_ids = [{**one, "T": one["T"] - 5, "new": new} for one in rows for new in (0, 1, 2)]
+    states = torch.randn(6, 5, 12, generator=torch.Generator().manual_seed(0))
+    with watcher.watching(*rows, *without_ids):
+        for given in ({"do_sample": True}, {"use_cache": False}):
+            places = torch.arange(5).expand(6, -1)
+            model.float().generate(
+                inputs_embeds=states, position_ids=places, **{**settings, "eos_token_id": 30}, **given
+            )
+    every = [{**one, "B": batch, "T": time} for one in rows for batch in (6, 24) for time in (one["T"], 1)]
+    searched = [{**SIZES, "B": 6, "K": 4, "C": 12, "T": one["T"], "N": 3, "results": 2} for one in lengths]
+    with watcher.watching(*every, *searched):
+        for given in ({"head_mask": torch.ones(6, 2, 3)}, {"do_sample": True}):
+            model.generate(**text, **settings, **given, num_beams=4, num_return_sequences=2)
+
+
+RUNS = [run_encoders, run_decoders, run_heads, run_gpt2, run_functions, run_generation]
 
 
 @pytest.fixture(scope="module")
