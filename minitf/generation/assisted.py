@@ -131,7 +131,10 @@ def checked(run: Run, whole: Tensor, length: int, draft: Tensor, draft_probs: Te
     """
 
     def scores_at(place: int) -> Tensor:
-        return run.processors(whole[:, : length + place], logits[place : place + 1])  # [1, V]
+        scores = run.processors(whole[:, : length + place], logits[place : place + 1])  # [1, V]
+        if run.processors:
+            run.steps.refuse_nothing(scores.amax(dim=-1))
+        return scores
 
     if draft_probs is not None:
         return speculative(draft, draft_probs, scores_at, run.generator)

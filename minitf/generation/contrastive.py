@@ -49,6 +49,8 @@ def contrastive_search(run: Run) -> GenerateDecoderOnlyOutput:
     all_scores: list[Tensor] = []
     while True:
         scores = run.processors(sequences, logits)  # [B, V]
+        if run.processors:
+            steps.refuse_nothing(scores.amax(dim=-1))
         if settings.output_logits:
             all_logits.append(logits)
         if settings.output_scores:
