@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import minitf
-from minitf.cache import KVCache
+from minitf.cache import KVCache, StaticKVCache
 from minitf.generation import prepare, strategies
 from minitf.generation.config import GenerationConfig, UnknownSettingError
 from minitf.generation.strategies import SPECIAL, STRATEGIES
@@ -268,6 +268,9 @@ def test_a_cache_that_does_not_fit() -> None:
         )
     with pytest.raises(ValueError, match="holds a batch of 2, but this call has a batch of 1"):
         ours.generate(out.sequences[:1], past_key_values=out.past_key_values, pad_token_id=PAD)
+    static = StaticKVCache(ours.config, batch=2)
+    with pytest.raises(ValueError, match="past_key_values is a StaticKVCache, which this model cannot use: pass a KV"):
+        ours.generate(IDS, past_key_values=static, pad_token_id=PAD)
     other, _ = pair("GPT2LMHeadModel", n_layer=1)
     with pytest.raises(ValueError, match="holds 2 layers, but this model has 1"):
         other.generate(out.sequences, past_key_values=out.past_key_values, pad_token_id=PAD)
