@@ -43,7 +43,7 @@ class Beams:
     """K sequences for each of B prompts, best first.
 
     Attributes:
-        tokens: `[B, K, T + N]`; what is not written yet holds the fill token.
+        tokens: `[B, K, T + N]`; what is not written yet holds the padding token.
         sums: `[B, K]`, of a running beam the sum of log-probabilities, of a finished one its final score.
         origins: `[B, K, N]`, the row of the step's scores that each new token was chosen from; -1 = not written.
         finished: `[B, K]`, whether the place holds a finished sequence.
@@ -115,9 +115,7 @@ def first_beams(run: Run) -> tuple[Beams, Beams]:
     """K copies of each prompt to begin with, of which only the first counts, and K empty places for finished ones."""
     prompts, start = run.sequences.shape
     width, new = run.settings.num_beams, run.max_length - start
-    ends = run.settings.ends()
-    fill = (run.settings.pad_token_id or ends[0]) if ends else run.pad  # a padding token 0 is none, in transformers
-    tokens = run.sequences.new_full((prompts, width, run.max_length), fill)  # [B, K, T + N]
+    tokens = run.sequences.new_full((prompts, width, run.max_length), run.pad)  # [B, K, T + N]
     tokens[:, :, :start] = run.sequences[:, None]
     origins = tokens.new_full((prompts, width, new), -1)  # [B, K, N]
     nothing = torch.full((prompts, width), NEVER, device=tokens.device)  # [B, K]

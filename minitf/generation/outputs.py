@@ -51,8 +51,8 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     """Of the strategies with beams.
 
     Attributes:
-        sequences: `[B, T + N]`, the best first; what is shorter is filled with `pad_token_id`, or with the first end
-            token if that is None or, as in transformers, 0.
+        sequences: `[B, T + N]`, the best first; what is shorter is filled with `pad_token_id`. (5.x takes a
+            `pad_token_id` of 0 for none, and fills with the first end token.)
         sequences_scores: `[B]`, sum of the log-probabilities / length ** `length_penalty`, if `output_scores`.
         scores: N tensors `[prompts * K, V]`, log-probabilities after all processors, if `output_scores`.
         logits: N tensors `[prompts * K, V]`, the model's scores as they were, if `output_logits`.
