@@ -113,11 +113,12 @@ def add_stated(engine: Engine, source: Source) -> None:
         engine.add([token])
         check_number(engine, number, token.content, str(source.folder))
     known = {token.content for token in engine.added_tokens().values()}
-    for value in source.config.get("_tokens", ()):
-        if value["content"] not in known and engine.token_to_id(value["content"]) is not None:
+    flagged = {value["content"]: value for value in source.config.get("_tokens", ())}  # in their long form
+    for content, value in flagged.items():
+        if content not in known and engine.token_to_id(content) is not None:
             engine.add([added_token(value, special=True)])
     extra = source.stated.get("additional_special_tokens", ())
-    engine.add([added_token(token, special=True) for token in extra if token not in known])
+    engine.add([added_token(flagged.get(token, token), special=True) for token in extra if token not in known])
 
 
 def check_number(engine: Engine, number: int, content: str, origin: str) -> None:

@@ -157,11 +157,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_settings(folder: Path, defaults: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(stated options, all other keys) of tokenizer_config.json and special_tokens_map.json in `folder`.
 
-    defaults: the options that the tokenizer has. Where both files name a special token, special_tokens_map.json wins,
-    as in transformers 5.23. Keys that are not known are returned among the others and written back on saving; they have
-    no effect. That is also true of call settings that old versions of transformers stored by accident (`max_length`,
-    `truncation_strategy`, `stride`): padding and truncation come from the call only. Raises ValueError for values of
-    the wrong type.
+    defaults: the options that the tokenizer has. As in transformers 5.23, special_tokens_map.json is not read where
+    tokenizer_config.json has added_tokens_decoder; where both name a special token, special_tokens_map.json wins, and
+    its `additional_special_tokens` count where tokenizer_config.json states none. Keys that are not known are returned
+    among the others and written back on saving; they have no effect. That is also true of call settings that old
+    versions of transformers stored by accident (`max_length`, `truncation_strategy`, `stride`): padding and truncation
+    come from the call only. Raises ValueError for values of the wrong type.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path)
@@ -169,17 +170,32 @@ def read_settings(folder: Path, defaults: Mapping[str, Any]) -> tuple[dict[str, 
         config["model_max_length"] = config.pop("max_len")  # its name before transformers 3
     raw = {name: config.pop(name) for name in defaults if name in config}
     stated = {name: checked(name, value, str(path)) for name, value in raw.items()}
-    if config.get("extra_special_tokens"):  # its name since transformers 5
-        stated["additional_special_tokens"] = checked(
-            "additional_special_tokens", config["extra_special_tokens"], str(path)
-        )
+    found: dict[str, Any] = {}
     tokens_path = folder / "special_tokens_map.json"
-    tokens = {name: value for name, value in read_json(tokens_path).items() if name in SPECIAL_TOKENS}
+    if "added_tokens_decoder" not in config:
+        found = read_json(tokens_path)
+    tokens = {name: value for name, value in found.items() if name in SPECIAL_TOKENS}
     stated.update({name: checked(name, value, str(tokens_path)) for name, value in tokens.items()})
+    extra = _extra_tokens(raw | config, path)
+    if extra:
+        found.pop("additional_special_tokens", None)
+    extra += _extra_tokens(found, tokens_path)
+    if extra:
+        stated["additional_special_tokens"] = tuple(dict.fromkeys(map(content_of, extra)))
     config["_tokens"] = [
-        value for value in (raw | tokens).values() if isinstance(value, Mapping) and "content" in value
+        value for value in (*(raw | tokens).values(), *extra) if isinstance(value, Mapping) and "content" in value
     ]
     return stated, config
+
+
+def _extra_tokens(values: Mapping[str, Any], path: Path) -> list[Any]:
+    """The additional special tokens that a file states, each in the form it has there; ValueError if they are none."""
+    found: list[Any] = []
+    for name in ("additional_special_tokens", "extra_special_tokens"):  # the second: its name since transformers 5
+        stated = values.get(name) or ()
+        checked("additional_special_tokens", stated, str(path))
+        found += stated.values() if isinstance(stated, Mapping) else stated
+    return found
 
 
 def added_token(value: Any, *, special: bool) -> AddedToken:
