@@ -31,7 +31,7 @@ MAXIMUM_CACHE = 2**16  # words whose pieces are remembered
 _WORDS = re.compile(
     f"[{characters.PUNCTUATION_PATTERN}]|[^{characters.PUNCTUATION_PATTERN}{characters.BLANK_PATTERN}]+"
 )
-_BETWEEN_BLANKS = re.compile(f"[^{characters.BLANK_PATTERN}]+")
+_BETWEEN_BLANKS = re.compile(r"\S+")  # the words of `str.split`
 
 # What decoding closes up, piece by piece: "fine ." becomes "fine."
 _BLANKS_BEFORE = {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 
 from minitf.tokenization import BertTokenizer, BertTokenizerFast, Tokenizer
@@ -151,3 +152,20 @@ def test_tensors_of_other_frameworks(ours: Tokenizer, theirs: Any, kind: Any) ->
     if kind == "tf":
         with pytest.raises(ValueError, match="tf is not a valid TensorType"):
             theirs("a", return_tensors=kind)
+
+
+def test_windows_that_would_have_no_effect(ours: Tokenizer, theirs: Any) -> None:
+    for options in ({"return_overflowing_tokens": True}, {"stride": 1, "truncation": True, "max_length": 4}):
+        with pytest.raises(ValueError, match="has no effect without"):
+            ours("a b c", **options)
+        theirs("a b c", **options)
+
+
+def test_added_tokens_are_counted_and_shown_as_they_are(form: Any) -> None:
+    ours, theirs = (kind.from_pretrained(minilm_folder()) for kind in (form, transformers.BertTokenizer))
+    tokens = ["hello", "NewTok"]  # "hello" is a piece of the vocabulary
+    assert (ours.add_tokens(tokens), theirs.add_tokens(tokens)) == (1, 2)
+    assert len(ours) == len(theirs) == 30523
+    assert ours.decode(30522) == ours.convert_ids_to_tokens(30522) == "NewTok"
+    version = tuple(map(int, tokenizers.__version__.split(".")[:2]))
+    assert theirs.convert_ids_to_tokens(30522) == ("newtok" if version >= (0, 23) else "NewTok")

@@ -18,32 +18,7 @@ from transformers import BertTokenizer as OracleBertTokenizer
 
 from minitf.tokenization import BertTokenizer, BertTokenizerFast, Tokenizer
 from tests.support import minilm_folder, shared_data
-
-TEXTS = {
-    "english": "Here is some text to encode",
-    "punctuation": "It's a nice day, isn't it? (Yes!) -- 3,000.50 $ a_b e-mail@x.org",
-    "chinese": "遇见被老师提问问题",
-    "mixed": "BERT是Google发布的model，2018年。",
-    "japanese and korean": "日本語のテキスト 한국어 텍스트",
-    "emoji with joiners": "family 👨‍👩‍👧‍👦 flag 🏳️‍🌈 wave 👋🏽!",
-    "accents": "Héllò Çà va? naïve Zürich Ångström ĲSSELMEER İstanbul",
-    "decomposed accents": "Cafe\u0301 n\u0303",
-    "control characters": "a\x00b\x07c\u200bd\ufffde\u00adf",
-    "blanks": "  a\t\tb\n\nc\u00a0d\u3000e\u2028f ",
-    "right to left": "שלום עולם مرحبا بالعالم",
-    "empty": "",
-    "only spaces": "   \t \n ",
-    "one very long word": "x" * 150,
-    "word of 100 characters": "a" * 100,
-    "special tokens inside": "a [SEP] b [MASK][CLS] c [pad] [PAD]x [UNK]",
-    "continuation marks": "##ing a##b ##",
-    "long": "the quick brown fox jumps over it " * 60,
-}
-PAIRS = [
-    ("How are you?", "I am fine, thanks."),
-    ("short", "a much longer second text, with many more words in it"),
-    ("a", " "),
-]
+from tests.tokenization.texts import PAIRS, TEXTS
 
 
 @pytest.fixture(scope="module")
