@@ -22,7 +22,10 @@ def _parser() -> argparse.ArgumentParser:
         "Exit code 1 if something is wrong with it.",
     )
     inspect.add_argument(
-        "path", metavar="PATH", help="a folder, a weights file, an index JSON, or a name in the hub's cache"
+        "path",
+        metavar="PATH",
+        help="a folder, a weights file (safetensors, torch.save, .npz), an index JSON, a TensorFlow checkpoint "
+        "(its .index, or the beginning of its files' names), or a name in the hub's cache",
     )
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.add_argument("--names", action="store_true", help="one line for every tensor, nothing folded")
@@ -32,10 +35,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     # Imported here so that --help does not wait for torch.
+    from weights_tools.files import bundle_index
     from weights_tools.hub import resolve
     from weights_tools.inspection import inspect
 
-    result = inspect(resolve(arguments.path, local_files_only=True), values=arguments.values)
+    place = bundle_index(arguments.path) or resolve(arguments.path, local_files_only=True)
+    result = inspect(place, values=arguments.values)
     with result.checkpoint:
         print(json.dumps(result.to_dict(), indent=2) if arguments.json else result.to_text(every_name=arguments.names))
     return 1 if result.problems else 0

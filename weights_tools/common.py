@@ -151,6 +151,7 @@ REMEDIES = {
     "a gzip": "Unpack it first.",
     "a bare": "Ask its author for safetensors, or for a file written by torch.save(model.state_dict(), path).",
     "a JSON": "Give the weights file itself, or the folder.",
+    "the data": "Give its index (the file beside it that ends with .index), or what their names begin with.",
     "a text": "Give the weights file itself, or the folder; if it was meant to be the weights, download it again.",
 }
 
@@ -158,4 +159,6 @@ REMEDIES = {
 def not_weights(path: Path, kind: str) -> WeightsError:
     """The error for a file that is something else altogether."""
     remedy = next((text for start, text in REMEDIES.items() if kind.startswith(start)), DOWNLOAD_AGAIN)
-    return problem(path, f"this is {kind}", expected="a safetensors file or one written by torch.save", remedy=remedy)
+    return problem(
+        path, f"this is {kind}", expected="weights (safetensors, torch.save, .npz or TensorFlow)", remedy=remedy
+    )

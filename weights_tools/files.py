@@ -1,4 +1,4 @@
-"""Folder, single file or shard index -> one lazy mapping of names to tensors; and writing all or nothing.
+"""Folder, file, shard index or TensorFlow checkpoint -> one lazy mapping of names to tensors; writing all or nothing.
 
 `open_checkpoint(path)` finds out what `path` is by content, not by name, and returns a `Checkpoint`. Nothing outside
 the folder is read, except what the links of a hub cache point to.
@@ -30,6 +30,7 @@ from weights_tools.common import (
     shown,
     what_is_it,
 )
+from weights_tools.npz_file import NpzFile
 from weights_tools.safetensors_file import SafetensorsFile
 from weights_tools.saving import (
     BIN,
@@ -39,6 +40,9 @@ from weights_tools.saving import (
     parse_size,
     save_checkpoint,
 )
+from weights_tools.tensorflow_bundle import SUFFIX as BUNDLE_SUFFIX
+from weights_tools.tensorflow_bundle import TensorFlowBundle, is_data
+from weights_tools.tensorflow_table import MAGIC as BUNDLE_MAGIC
 from weights_tools.torch_file import TorchFile
 
 __all__ = [
@@ -80,8 +84,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
     Attributes:
         path: what was opened: the folder, or the file that was named.
-        files: the weights files, without the index.
-        format: "safetensors" or "pytorch".
+        files: the weights files, without the index (which stands here alone if a TensorFlow checkpoint lacks its data).
+        format: "safetensors", "pytorch", "npz" or "tensorflow".
         metadata: the texts of a safetensors header, or of an index.
         notes: what a report should mention (both formats present, a wrapper dictionary, a misleading file name ...).
         total_bytes: the sum over all tensors.
@@ -99,7 +103,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         names: Sequence[str] | None = None,
     ) -> None:
         self.path = path
-        self.files = tuple(container.path for container in containers)
+        self.files = tuple(file for container in containers for file in _files_of(container))
         self.format = containers[0].format
         self.metadata = dict(containers[0].metadata if metadata is None else metadata)
         self.notes = [*notes, *(note for container in containers for note in container.notes)]
@@ -165,14 +169,15 @@ class Checkpoint(Mapping[str, TensorInfo]):
             raise ValueError(f"dtype={dtype} beside out of {out.dtype}: leave dtype out, out's own is used")
         with torch.no_grad():
             if out.dtype == info.dtype and out.device.type == "cpu" and out.is_contiguous():
-                return container.read_into(name, out.detach()) if not out.requires_grad else _fill(container, name, out)
+                container.read_into(name, out.detach())
+                return out
             return out.copy_(container.read(name))
 
     def read_mapped(self, name: str) -> torch.Tensor:
         """A view of the mapped safetensors file: nothing is copied, and pages are read when they are touched.
 
         If the file shrinks or changes during the tensor's life, the process may crash or see other numbers: that is the
-        price of mapping, which is why `read` does not map. For a `.bin` this is a `WeightsError`.
+        price of mapping, which is why `read` does not map. For every other container this is a `WeightsError`.
         """
         return self._container(name).read_mapped(name)
 
@@ -190,9 +195,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self.close()
 
 
-def _fill(container: Container, name: str, out: torch.Tensor) -> torch.Tensor:
-    container.read_into(name, out.detach())
-    return out
+def _files_of(container: Container) -> tuple[Path, ...]:
+    return container.files if isinstance(container, TensorFlowBundle) else (container.path,)
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -200,8 +204,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: a folder (the first of model.safetensors, model.safetensors.index.json, pytorch_model.bin,
-            pytorch_model.bin.index.json; without these, the only other weights file in it), a weights file of any name
-            (its content decides), or an index JSON.
+            pytorch_model.bin.index.json; without these, the only other *.safetensors, *.bin, *.pt or *.pth in it;
+            without these, the only *.npz or *.index of a TensorFlow checkpoint), a weights file of any name (its
+            content decides), an index JSON, or what the names of a TensorFlow checkpoint begin with ("model.ckpt" for
+            model.ckpt.index and model.ckpt.data-00000-of-00001; a file or folder of just this name comes first).
 
     Raises:
         FileNotFoundError: nothing there, or a folder without weights (the message lists what was looked for and what
@@ -209,7 +215,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         WeightsError: a file that is broken, hostile or not weights.
         OSError: the operating system refuses (permission).
     """
-    place = Path(path).expanduser()
+    place = bundle_index(path) or Path(path).expanduser()
     if not os.fspath(path) or not place.exists():
         raise FileNotFoundError(
             f"{os.fspath(path)!r}: no such file or folder; expected a folder with weights or a weights file"
@@ -223,6 +229,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             if attempt == TRIES - 1 or _look(place) == before:
                 raise
     raise AssertionError("unreachable")
+
+
+def bundle_index(path: str | os.PathLike[str]) -> Path | None:
+    """The index of the TensorFlow checkpoint that `path` is the beginning of, if there is one and nothing at `path`."""
+    place = Path(path).expanduser()
+    index = Path(f"{place}{BUNDLE_SUFFIX}")
+    return index if os.fspath(path) and not os.path.exists(place) and os.path.exists(index) else None  # noqa: PTH110
 
 
 def _look(place: Path) -> list[tuple[str, int, int, int]]:
@@ -271,9 +284,13 @@ def _only_candidate(folder: Path, entries: list[str]) -> str:
     neighbours = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
     found = [name for name in entries if name.endswith(suffixes) and name not in neighbours]
     whole = [name for name in found if not _is_shard(name)]
+    if not found:
+        whole = [name for name in entries if name.endswith((".npz", BUNDLE_SUFFIX))]
     if len(whole) == 1:
         return whole[0]
-    looked = f"looked for {', '.join(PREFERENCE)} or one other *.safetensors, *.bin, *.pt, *.pth"
+    looked = (
+        f"looked for {', '.join(PREFERENCE)} or one other *.safetensors, *.bin, *.pt, *.pth, else one *.npz, *.index"
+    )
     there = f"there are: {listed(entries, 12)}" if entries else "the folder is empty"
     if len(whole) > 1:
         there = f"several could be meant: {listed(whole)}; give the file itself"
@@ -295,12 +312,28 @@ def _kind(path: Path) -> str:
         size = os.fstat(file.fileno()).st_size
         head = bytearray(min(512, size))
         read_exactly(file, 0, memoryview(head), path)
+        tail = bytearray(min(len(BUNDLE_MAGIC), size))
+        read_exactly(file, size - len(tail), memoryview(tail), path)
     kind = what_is_it(bytes(head), size)
+    if kind == "zip":
+        return "npz" if _begins_with_an_array(path, bytes(head)) else kind
     # A damaged beginning: the name says what it was meant to be, and that container's own error says more.
     if path.suffix == ".safetensors":
         damaged = kind == "a file of unknown kind" or kind.startswith("a bare Python pickle")
         return "safetensors" if damaged or (kind == "a text file" and head[8:10] == b'{"') else kind
+    if kind == "a file of unknown kind":
+        if path.suffix == ".npz":
+            return "npz"
+        if path.suffix == BUNDLE_SUFFIX or tail == BUNDLE_MAGIC:
+            return "bundle"
+        return "the data of a TensorFlow checkpoint, without its index" if is_data(path.name) else kind
     return "a JSON file" if kind == "a text file" and path.suffix == ".json" else kind
+
+
+def _begins_with_an_array(path: Path, head: bytes) -> bool:
+    """Whether a zip archive is numpy's: by its first record, and by the file's name if that is torch's neither."""
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+    return first.endswith(b".npy") or (path.suffix == ".npz" and not first.endswith(b"/data.pkl"))
 
 
 def _open_file(path: Path) -> Container:
@@ -309,6 +342,8 @@ def _open_file(path: Path) -> Container:
         "safetensors": SafetensorsFile,
         "zip": TorchFile,
         "stream": TorchFile,
+        "npz": NpzFile,
+        "bundle": lambda index: TensorFlowBundle(index, _not_outside),
     }
     if kind not in openers:
         raise not_weights(path, kind)
@@ -316,7 +351,12 @@ def _open_file(path: Path) -> Container:
 
 
 def _misnamed(container: Container) -> list[str]:
-    wanted = {"safetensors": (".safetensors",), "pytorch": (".bin", ".pt", ".pth", ".ckpt")}
+    wanted = {
+        "safetensors": (".safetensors",),
+        "pytorch": (".bin", ".pt", ".pth", ".ckpt"),
+        "npz": (".npz",),
+        "tensorflow": (BUNDLE_SUFFIX,),
+    }
     others = [suffix for kind, suffixes in wanted.items() if kind != container.format for suffix in suffixes]
     if container.path.suffix in others:
         return [f"{container.path.name} is a {container.format} file in spite of its name"]
@@ -338,13 +378,17 @@ def _inside(folder: Path, name: str) -> Path:
             expected="the plain name of a file in this folder",
             remedy="Do not load it: an honest index never points elsewhere.",
         )
-    path = folder / name
+    return _not_outside(folder / name)
+
+
+def _not_outside(path: Path) -> Path:
+    """`path` itself, unless it is a link out of its folder (and not one of a hub cache)."""
     if not path.is_symlink():
         return path
     if not path.exists():
         missing = f"{path}: this link leads to {path.readlink()}, which does not exist"
         raise FileNotFoundError(f"{missing}; expected a file. {DOWNLOAD_AGAIN}")
-    root, target = folder.resolve(), path.resolve()
+    root, target = path.parent.resolve(), path.resolve()
     blobs = next((parent.parent / "blobs" for parent in (root, *root.parents) if parent.name == "snapshots"), None)
     if target.parent == root or (blobs is not None and target.parent == blobs):
         return path

@@ -168,7 +168,7 @@ def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
         row = next((row for row in tables.BUFFERS if row.match(name) is not None), None)
         if row is not None:
             buffers.setdefault(row.why, []).append(name)
-        beginning = name.partition(".")[0]
+        beginning = re.split(r"[./]", name, maxsplit=1)[0]
         if beginning not in KNOWN_BEGINNINGS:
             strange[beginning] += 1
     if result.dialect != tables.DIALECTS[-1].name:
@@ -188,9 +188,12 @@ def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
 def _look_at_dtypes(checkpoint: Checkpoint, result: Inspection) -> None:
     floats: dict[str, list[str]] = {}
     integers: list[str] = []
+    counters: list[str] = []
     for name, info in checkpoint.items():
         if info.dtype.is_floating_point:
             floats.setdefault(_dtype(info), []).append(name)
+        elif checkpoint.format == "tensorflow" and not info.shape:
+            counters.append(name)
         elif not any(row.match(name) is not None for row in tables.BUFFERS):
             integers.append(f"{name} ({_dtype(info)})")
     if len(floats) > 1:
@@ -199,6 +202,8 @@ def _look_at_dtypes(checkpoint: Checkpoint, result: Inspection) -> None:
             for dtype, names in floats.items()
         )
         result.remarks.append(f"weights of different dtypes: {counts}")
+    if counters:
+        result.remarks.append(f"whole numbers that count (steps, saves) and are no weights: {listed(counters, 4)}")
     if integers:
         result.problems.append(f"not floating point, where weights are expected: {listed(integers, 4)}")
 
