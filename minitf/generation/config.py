@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from minitf.config import (
 from minitf.keywords import nearest_name, strict_keywords
 
 __all__ = ["GENERATION_CONFIG_NAME", "GenerationConfig", "UnknownSettingError"]
+
+logger = logging.getLogger("minitf.generation")
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
@@ -223,6 +226,11 @@ class GenerationConfig:
         "dola_layers": ((None,), "DoLa decoding is not implemented"),
     })  # fmt: skip
     """Setting of transformers -> (the values without effect, why any other is refused)."""
+    _OF_OTHERS = (
+        "assistant_early_exit", "assistant_lookbehind", "cache_config", "disable_compile", "forced_decoder_ids",
+        "is_assistant", "target_lookbehind", "use_model_defaults",
+    )  # fmt: skip
+    """Settings of transformers for encoder-decoders and for how it computes, whose names look like one of these."""
     _PROVENANCE = ("_from_model_config", "transformers_version")
     _NOT_IN_JSON = ("constraints",)
 
@@ -242,7 +250,7 @@ class GenerationConfig:
             value = list(value)
         if not rule.accepts(value):
             raise ValueError(f"{type(self).__name__}.{name} = {value!r}: expected {rule.description}.")
-        object.__setattr__(self, name, copy.copy(value))
+        object.__setattr__(self, name, copy.copy(value) if name == "constraints" else copy.deepcopy(value))
 
     @classmethod
     def _refuse(cls, name: str, value: Any, where: str) -> bool:
@@ -333,22 +341,31 @@ class GenerationConfig:
     ) -> Config:
         """The contents of a `generation_config.json`; `settings` replace single keys.
 
+        null means "not set". transformers 4 can write out every setting, null and defaults too; where there is a null,
+        a default means nothing either.
+
         Raises:
             ValueError: a value that its rule refuses, or a setting that would have no effect.
-            UnknownSettingError: an unknown name among `settings` (an unknown key of the file is kept and listed).
+            UnknownSettingError: an unknown name among `settings`. (An unknown key of the file is kept and listed in
+                `unknown_keys`; one that is nearly the name of a setting is named in a warning.)
         """
         config = cls()
         kept = {}
+        written_out = any(value is None for name, value in values.items() if name in cls.__dataclass_fields__)
         for name, value in values.items():
             if name not in cls.__dataclass_fields__:
                 cls._refuse(name, value, source)
                 kept[name] = copy.deepcopy(value)
-            elif value is not None and value != getattr(cls, name):  # files write null, or the default, for "not set"
+            elif value is not None and not (written_out and value == getattr(cls, name)):
                 try:
                     setattr(config, name, value)
                 except ValueError as error:
                     raise ValueError(f"{source}: {error}") from error
         object.__setattr__(config, "_kept", kept)
+        for name, value in config.unknown_keys.items():
+            near = nearest_name(name, cls.__dataclass_fields__)
+            if near and value is not None and name not in (*cls._REFUSED, *cls._OF_OTHERS):
+                logger.warning("%s: %s = %r has no effect: there is no such setting%s", source, name, value, near)
         config.update(**settings)
         return config
 

@@ -134,7 +134,8 @@ class GenerationMixin:
             assistant_model: a smaller model with the same vocabulary that drafts tokens, which this one checks.
             negative_prompt_ids, negative_prompt_attention_mask: `[B, T']`, what `guidance_scale` moves away from;
                 None = the last token of the prompt alone.
-            generator: a private random state for sampling; None = torch's own (`torch.manual_seed`).
+            generator: a private random state for sampling, an error without it; None = torch's own
+                (`torch.manual_seed`).
             inputs_embeds: `[B, T, C]` in place of `input_ids`; only new tokens are returned then.
             past_key_values: the cache of earlier turns, which is extended in place. `input_ids` and `attention_mask`
                 are then those of the whole conversation.
@@ -160,8 +161,10 @@ class GenerationMixin:
         check_settings(strategy, call, self.generation_config)
         prepare.check_model(self)
         prepare.check_outputs(call, joined)
+        prepare.check_generator(joined, generator)
 
         model: Any = self
+        prepare.check_special_tokens(call, model.config.vocab_size)
         others = {
             "inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids, "position_ids": position_ids,
             "head_mask": head_mask, "encoder_hidden_states": encoder_hidden_states,
@@ -169,6 +172,7 @@ class GenerationMixin:
         }  # fmt: skip
         prompt = prepare.prompt(model, joined, input_ids, attention_mask, past_key_values, others)
         limits = prepare.limits(call, self.generation_config, prompt, model.config.max_position_embeddings)
+        prepare.check_forced_bos(call, joined, limits.start)
         guidance = prepare.guidance_for(model, joined, negative_prompt_ids, negative_prompt_attention_mask)
         processors = prepare.processors_for(
             joined, limits, prompt.mask, guidance=guidance, prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
@@ -194,7 +198,7 @@ class GenerationMixin:
         known = [*GenerationConfig.__dataclass_fields__, *GenerationConfig._REFUSED]
         for name in settings:
             if name not in known:
-                arguments = GenerationMixin.generate.__annotations__  # the names of the signature above
+                arguments = [n for n in inspect.signature(GenerationMixin.generate).parameters if n != "settings"]
                 near = nearest_name(name, [*known, *arguments])
                 raise UnknownSettingError(f"{type(self).__name__}.generate() has no setting {name!r}{near}")
         fields = GenerationConfig.__dataclass_fields__

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minitf.cache import KVCache, as_cache
-from minitf.checks import check_embeds, check_ids
+from minitf.checks import check_attention_mask, check_embeds, check_ids, check_positions
 from minitf.generation import processors as P
 from minitf.generation import stopping as S
 from minitf.generation import warpers as W
@@ -77,12 +77,65 @@ def check_outputs(call: GenerationConfig, settings: GenerationConfig) -> None:
         )
 
 
-def check_streamer(strategy: str, rows: int) -> None:
+def check_generator(settings: GenerationConfig, generator: Any) -> None:
+    """A random state is one, and something is drawn from it.
+
+    Raises:
+        TypeError: something else. ValueError: nothing is drawn.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__name__}; expected a torch.Generator (torch.Generator().manual_seed(0))."
+        )
+    if not settings.do_sample:
+        raise ValueError("generator= has no effect without do_sample=True: nothing is drawn.")
+
+
+def check_special_tokens(call: GenerationConfig, size: int) -> None:
+    """The special tokens that the call names exist; those of a configuration may be defaults that nobody chose.
+
+    Raises:
+        ValueError: an id outside the vocabulary of `size` tokens, which no row could end with or be filled with.
+    """
+    for name in ("eos_token_id", "pad_token_id"):
+        value = call.given().get(name)
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None and token >= size:
+                raise ValueError(f"{name} = {value!r}, but vocab_size is {size}: expected 0 to {size - 1}.")
+
+
+def check_forced_bos(call: GenerationConfig, settings: GenerationConfig, start: int) -> None:
+    """`forced_bos_token_id` is about the second position, which a prompt of `start` positions must leave free.
+
+    Raises:
+        ValueError: it does not, and the call asks for it. (A setting of the model's own is named in a warning.)
+    """
+    token = settings.forced_bos_token_id
+    if token is None or start < 2:
+        return
+    message = (
+        f"forced_bos_token_id = {token} has no effect: it is the token of the second position, and the prompt has "
+        f"{start}. "
+    )
+    if "forced_bos_token_id" in call.given():
+        raise ValueError(f"{message}Leave it out, or write the token into the prompt.")
+    warn_once("forced bos", f"{message}It comes from the model's generation_config.")
+
+
+def check_streamer(strategy: str, rows: int, streamer: Any) -> None:
     """A streamer writes one text, each token as soon as it is chosen.
 
     Raises:
-        ValueError: several rows, or beams, whose tokens may still change.
+        TypeError: no `put` or `end`. ValueError: several rows, or beams, whose tokens may still change.
     """
+    for name in ("put", "end"):
+        if not callable(getattr(streamer, name, None)):
+            raise TypeError(
+                f"streamer is a {type(streamer).__name__} without {name}(): expected a streamer, such as "
+                "minitf.generation.TextStreamer(tokenizer) or CallbackStreamer(function)."
+            )
     if "beam" in strategy:
         raise ValueError(f"a streamer cannot follow {strategy}: its tokens may change until the end. Use num_beams=1.")
     if rows > 1:
@@ -172,6 +225,10 @@ def prompt(
             "conversation, the part that is in the cache included, and at least one token more."
         )
     for name in ("position_ids", "token_type_ids"):
+        if name in inputs and not isinstance(inputs[name], Tensor):
+            raise TypeError(
+                f"{name} is a {type(inputs[name]).__name__}; expected an integer tensor of the prompt's shape."
+            )
         if name in inputs and tuple(inputs[name].shape) != (len(ids), offset + ids.shape[1]):
             raise ValueError(
                 f"{name} has shape {list(inputs[name].shape)}; expected that of the prompt, "
@@ -197,13 +254,15 @@ def check_mask(attention_mask: Tensor, shape: Sequence[int]) -> None:
     """A `[B, T]` mask of a prompt, padded on the left or not at all.
 
     Raises:
-        ValueError: another shape, a row of padding only, or padding at the end.
+        TypeError: not a tensor.
+        ValueError: another shape, other values than 0 and 1, a row of padding only, or padding at the end.
     """
-    if tuple(attention_mask.shape) != tuple(shape):
+    if isinstance(attention_mask, Tensor) and tuple(attention_mask.shape) != tuple(shape):
         raise ValueError(
             f"attention_mask has shape {list(attention_mask.shape)}; expected that of the prompt, {list(shape)} (with "
             "past_key_values: of the whole conversation)."
         )
+    check_attention_mask(attention_mask, batch=shape[0], query_length=shape[1], key_length=shape[1])
     empty = ~attention_mask.bool().any(dim=1)  # [B]
     if bool(empty.any()):
         raise ValueError(f"row {int(empty.nonzero()[0])} of attention_mask is all padding: there is no prompt.")
@@ -270,10 +329,29 @@ def limits(call: GenerationConfig, defaults: GenerationConfig, given: Prompt, po
             minimum, minimum_new = 0, config.min_new_tokens
         elif "min_length" in config.given():
             minimum, minimum_new = config.min_length, None
+    check_last_position(given, maximum - start, positions)
     least = max(minimum, start + (minimum_new or 0))
     if least > maximum:
         raise ValueError(f"a minimum of {least} positions is more than the maximum, {maximum}.")
     return Limits(given.ids.shape[1], maximum - given.offset, minimum - given.offset, minimum_new)
+
+
+def check_last_position(given: Prompt, new: int, positions: int) -> None:
+    """The caller's `position_ids` go on by one for each new token but the last, which the model does not read.
+
+    Raises:
+        TypeError: not integers. ValueError: the model has no such position.
+    """
+    ids = given.inputs.get("position_ids")
+    if ids is None:
+        return
+    check_positions(ids, len(given.ids), ids.shape[1], positions)
+    last = int(ids[:, -1].max())
+    if last + new - 1 >= positions:
+        raise ValueError(
+            f"position_ids end at {last}, and {new} new tokens go on to {last + new - 1}; this model has {positions} "
+            f"(max_position_embeddings): at most {positions - last} new tokens fit."
+        )
 
 
 def without(defaults: GenerationConfig, call: GenerationConfig, name: str) -> GenerationConfig:
@@ -297,6 +375,22 @@ def padding_token(settings: GenerationConfig, rows: int, may_end: bool) -> int:
             "ones with: pass pad_token_id."
         )
     return 0  # never written: all rows have the same length
+
+
+def check_padding(settings: GenerationConfig, pad: int, rows: int, stopping: S.StoppingCriteriaList, size: int) -> None:
+    """What fills rows that end early is read by the model like any other token.
+
+    Raises:
+        ValueError: it is outside the vocabulary of `size` tokens, and a row can end before another one.
+    """
+    reachable = any(end < size for end in settings.ends())
+    others = any(not isinstance(criterion, S.EosTokenCriteria) for criterion in stopping)
+    if pad >= size and rows > 1 and (reachable or others):
+        name = "eos_token_id" if settings.pad_token_id is None else "pad_token_id"
+        raise ValueError(
+            f"rows that end early are filled with {pad} ({name}), but vocab_size is {size}: pass a pad_token_id from 0 "
+            f"to {size - 1}."
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -339,7 +433,7 @@ def processors_for(
     if settings.begin_suppress_tokens is not None:
         begin = limits.start if limits.start > 1 or settings.forced_bos_token_id is None else limits.start + 1
         found.append(P.SuppressTokensAtBeginLogitsProcessor(settings.begin_suppress_tokens, begin))
-    found = P.merge_custom(found, list(custom or []), "logits processor")
+    found = P.merge_custom(found, custom or [], "logits processor")
     if settings.do_sample:
         found += warpers_for(settings)
     if settings.renormalize_logits:
@@ -353,12 +447,15 @@ def guidance_for(
     """The processor of classifier-free guidance, which runs the model a second time; None if it is not asked for.
 
     Raises:
-        ValueError: a negative prompt without a scale, or its mask without it.
+        TypeError: a negative prompt that is no integer tensor.
+        ValueError: one without a scale or with ids that the model does not have, or its mask without it.
     """
     scale = settings.guidance_scale
     if scale is not None and scale != 1.0:
         if negative_mask is not None and negative_prompt_ids is None:
             raise ValueError("negative_prompt_attention_mask has no effect without negative_prompt_ids.")
+        if negative_prompt_ids is not None:
+            check_ids(negative_prompt_ids, model.config.vocab_size, "negative_prompt_ids", "vocab_size")
         return P.UnbatchedClassifierFreeGuidanceLogitsProcessor(
             scale, getattr(model, "next_words", model), unconditional_ids=negative_prompt_ids,
             unconditional_attention_mask=negative_mask, use_cache=settings.use_cache,
@@ -450,7 +547,7 @@ def stopping_for(settings: GenerationConfig, custom: Sequence[Any] | None, token
         raise ValueError("tokenizer= has no effect in generate() without stop_strings.")
     if settings.ends():
         found.append(S.EosTokenCriteria(eos_token_id=settings.ends()))
-    return S.StoppingCriteriaList(P.merge_custom(found, list(custom or []), "stopping criterion"))
+    return S.StoppingCriteriaList(P.merge_custom(found, custom or [], "stopping criterion"))
 
 
 def run_for(
@@ -473,8 +570,9 @@ def run_for(
     """
     rows = len(given.ids) * max(settings.num_beams, settings.num_return_sequences)
     pad = padding_token(settings, rows, may_end=bool(stopping))
+    check_padding(settings, pad, rows, stopping, model.config.vocab_size)
     if streamer is not None:
-        check_streamer(strategy, rows)
+        check_streamer(strategy, rows, streamer)
         streamer.put(given.ids)
     steps = Steps(
         model,

@@ -206,10 +206,17 @@ def merge_custom(default: ListOf, custom: Sequence[Any], kind: str) -> ListOf:
         kind: what they are, for the message: "logits processor" or "stopping criterion".
 
     Raises:
+        TypeError: `custom` is no list or tuple of functions.
         ValueError: a class that is in both, as in transformers up to 4.49 (5.x drops the one from the settings), or
             the same object twice in `custom`. Both would be applied, which is hardly meant.
     """
+    if not isinstance(custom, (list, tuple)):
+        raise TypeError(f"expected a list, each entry a {kind}, and got a {_name(custom)}: put it into a list.")
     for position, given in enumerate(custom):
+        if not callable(given):
+            raise TypeError(
+                f"{kind} {position} is {given!r}: expected a function (input_ids, scores) or an object like it."
+            )
         for made in default:
             if type(given) is type(made):
                 raise ValueError(

@@ -54,7 +54,7 @@ TOGETHER: list[dict[str, Any]] = [
     {"num_beams": 3, "repetition_penalty": 1.4, "renormalize_logits": True, "num_return_sequences": 3},
     {"num_beams": 3, "do_sample": True, "top_p": 0.8, "temperature": 0.7, "num_return_sequences": 2},
     {"num_beams": 3, "exponential_decay_length_penalty": [2, 1.3], "bad_words_ids": [[34, 28], [54]]},
-    {"forced_bos_token_id": 21, "forced_eos_token_id": [18, 5], "suppress_tokens": [54]},
+    {"forced_eos_token_id": [18, 5], "suppress_tokens": [54]},
 ]
 
 
