@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
+from minitf.keywords import nearest_name
 from minitf.tokenization import files, loading
 from minitf.tokenization.arguments import UNSET, strict_keywords
 from minitf.tokenization.batch import BatchEncoding, to_arrays
@@ -18,6 +19,7 @@ from minitf.tokenization.encoding import TOO_SHORT
 from minitf.tokenization.engine import Engine, Input
 from minitf.tokenization.options import (
     ADDED_TOKEN_KEYS,
+    CHECKED_WHEN_SET,
     SPECIAL_TOKENS,
     TOKEN_FLAGS,
     UNKNOWN_LENGTH,
@@ -62,6 +64,15 @@ class Tokenizer(SpecialTokens):
     is_fast: ClassVar[bool]
     name_or_path = ""
 
+    # Options that can be changed at any time; a wrong value is a ValueError.
+    model_max_length: int  # tokens that the model can read; 10**30 if that is not known
+    padding_side: Side
+    truncation_side: Side  # the end that truncation cuts off
+    clean_up_tokenization_spaces: bool  # of `decode`
+    split_special_tokens: bool  # special tokens inside a text are text
+    pad_token_type_id: int
+    model_input_names: list[str]  # what a call returns
+
     def _assemble(
         self, engine: Engine, options: Mapping[str, Any], config: Mapping[str, Any], name: str, family: bool = True
     ) -> None:
@@ -74,13 +85,9 @@ class Tokenizer(SpecialTokens):
         self._keep_template = not family
         self._warned_too_long = False
         self.name_or_path = name
-        self.model_max_length: int = options["model_max_length"]
-        self.clean_up_tokenization_spaces: bool = options["clean_up_tokenization_spaces"]
-        self.split_special_tokens: bool = options["split_special_tokens"]
-        self.pad_token_type_id: int = options["pad_token_type_id"]
-        self.model_input_names = list(options["model_input_names"])
-        self.padding_side = options["padding_side"]
-        self.truncation_side = options["truncation_side"]
+        for option in CHECKED_WHEN_SET:
+            setattr(self, option, options[option])
+        self.model_input_names = list(self.model_input_names)  # the default's own list stays as it is
         present = [token for token in (*self._special.values(), *self._extra) if token is not None]
         self._add([added_token(token, special=True) for token in dict.fromkeys(present)])
         self._refresh_template()
@@ -497,8 +504,8 @@ class Tokenizer(SpecialTokens):
 
         BERT: "##" pieces join their word and blanks before punctuation go. GPT-2: the bytes of all pieces as UTF-8,
         with U+FFFD where they are none. `clean_up_tokenization_spaces=True` also closes contractions ("it ' s" to
-        "it's"); None follows the attribute of that name (False unless its tokenizer_config.json says otherwise). Same
-        text as transformers 5.23.
+        "it's"); None follows the attribute of that name (False unless a BERT's tokenizer_config.json says otherwise).
+        Same text as transformers 5.23, which does not obey it for GPT-2.
 
         Raises ValueError for ids outside the vocabulary (also -100, the label that means "ignore"), TypeError for
         nested lists.
@@ -535,23 +542,15 @@ class Tokenizer(SpecialTokens):
 
     # Options, copies, files
 
-    @property
-    def padding_side(self) -> Side:
-        """Where padding goes: "right" or "left" (ValueError for anything else)."""
-        return self._padding_side
-
-    @padding_side.setter
-    def padding_side(self, side: Side) -> None:
-        self._padding_side: Side = checked("padding_side", side, type(self).__name__)
-
-    @property
-    def truncation_side(self) -> Side:
-        """The end that truncation cuts off: "right" or "left" (ValueError for anything else)."""
-        return self._truncation_side
-
-    @truncation_side.setter
-    def truncation_side(self, side: Side) -> None:
-        self._truncation_side: Side = checked("truncation_side", side, type(self).__name__)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Options are checked when they are set: ValueError for a value, AttributeError for a name that is misspelt."""
+        if name in CHECKED_WHEN_SET:
+            value = checked(name, value, type(self).__name__)
+        elif not (name.startswith("_") or any(name in vars(cls) for cls in type(self).__mro__)):
+            hint = nearest_name(name, [*CHECKED_WHEN_SET, *SPECIAL_TOKENS])
+            if hint:
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set{hint}")
+        object.__setattr__(self, name, value)
 
     def __copy__(self) -> Tokenizer:
         return copy.deepcopy(self)  # a shallow copy would share the engine, whose tokens can be changed

@@ -122,13 +122,25 @@ class GPT2TokenizerBase(Tokenizer):
         Keywords override what the files say (`add_prefix_space=None` and the like: as the files say; for what None is a
         value of its own, leave the keyword out). Where tokenizer_config.json states `add_prefix_space`, it wins over
         the tokenizer.json, as in transformers 5.23. The padding and truncation stored in a tokenizer.json never act.
+        Nor does `clean_up_tokenization_spaces: true` of a tokenizer_config.json, which transformers 4 wrote beside
+        every tokenizer: it would take blanks out of the decoded text that the model has written ("x , y"). As in
+        transformers 5.23 it is noted in the log and passed over; the keyword, the attribute and the argument of
+        `decode` are obeyed.
 
         Raises FileNotFoundError if there is no such place or no tokenizer in it, ValueError for files that are damaged
         or contradict each other, TypeError for an unknown keyword.
         """
         named = {name: value for name, value in locals().items() if name in GPT2_DEFAULTS}
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision, "token": token}
-        return cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
+        tokenizer = cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
+        if clean_up_tokenization_spaces is None and tokenizer.clean_up_tokenization_spaces:
+            tokenizer.clean_up_tokenization_spaces = False
+            logger.warning(
+                "%s: clean_up_tokenization_spaces=true of its tokenizer_config.json is passed over, as it would take "
+                "blanks out of byte-level text: pass clean_up_tokenization_spaces=True for it, or False to confirm",
+                pretrained_model_name_or_path,
+            )
+        return tokenizer
 
     def _make_template(self) -> Template:
         if not self.add_bos_token:

@@ -19,6 +19,12 @@ UNKNOWN_LENGTH = int(1e30)
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
+# Options that are attributes of a tokenizer, to be changed at any time.
+CHECKED_WHEN_SET = (
+    *("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "split_special_tokens"),
+    *("pad_token_type_id", "model_input_names"),
+)
+
 # Defaults of every tokenizer, as in transformers.
 _COMMON: dict[str, Any] = {
     **dict.fromkeys(SPECIAL_TOKENS),
@@ -84,6 +90,10 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_type_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _is_side(value: Any) -> bool:
     return value in ("left", "right")
 
@@ -97,7 +107,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "truncation_side": (_is_side, "'left' or 'right'"),
     "clean_up_tokenization_spaces": (_is_bool, "true or false"),
     "split_special_tokens": (_is_bool, "true or false"),
-    "pad_token_type_id": (lambda value: isinstance(value, int) and value >= 0, "a token type id, 0 or more"),
+    "pad_token_type_id": (_is_type_id, "a token type id, 0 or more"),
     "model_input_names": (_is_name_list, f"a list that holds input_ids and others of {list(_INPUT_NAMES)}"),
     "do_basic_tokenize": (_is_bool, "true or false"),
     "never_split": (_is_text_list, "a list of words, or null (none)"),
