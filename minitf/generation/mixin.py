@@ -173,7 +173,7 @@ class GenerationMixin:
         prompt = prepare.prompt(model, joined, input_ids, attention_mask, past_key_values, others)
         limits = prepare.limits(call, self.generation_config, prompt, model.config.max_position_embeddings)
         prepare.check_forced_bos(call, joined, limits.start)
-        guidance = prepare.guidance_for(model, joined, negative_prompt_ids, negative_prompt_attention_mask)
+        guidance = prepare.guidance_for(model, joined, prompt, negative_prompt_ids, negative_prompt_attention_mask)
         processors = prepare.processors_for(
             joined, limits, prompt.mask, guidance=guidance, prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             custom=logits_processor,

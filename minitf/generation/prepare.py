@@ -130,16 +130,16 @@ def check_streamer(strategy: str, rows: int, streamer: Any) -> None:
     Raises:
         TypeError: no `put` or `end`. ValueError: several rows, or beams, whose tokens may still change.
     """
+    if "beam" in strategy:
+        raise ValueError(f"a streamer cannot follow {strategy}: its tokens may change until the end. Use num_beams=1.")
+    if rows > 1:
+        raise ValueError(f"a streamer follows one sequence, and this call makes {rows}.")
     for name in ("put", "end"):
         if not callable(getattr(streamer, name, None)):
             raise TypeError(
                 f"streamer is a {type(streamer).__name__} without {name}(): expected a streamer, such as "
                 "minitf.generation.TextStreamer(tokenizer) or CallbackStreamer(function)."
             )
-    if "beam" in strategy:
-        raise ValueError(f"a streamer cannot follow {strategy}: its tokens may change until the end. Use num_beams=1.")
-    if rows > 1:
-        raise ValueError(f"a streamer follows one sequence, and this call makes {rows}.")
 
 
 def cache_for(
@@ -442,13 +442,15 @@ def processors_for(
 
 
 def guidance_for(
-    model: Any, settings: GenerationConfig, negative_prompt_ids: Tensor | None, negative_mask: Tensor | None
-) -> Any:
+    model: Any, settings: GenerationConfig, given: Prompt, negative_prompt_ids: Tensor | None,
+    negative_mask: Tensor | None,
+) -> Any:  # fmt: skip
     """The processor of classifier-free guidance, which runs the model a second time; None if it is not asked for.
 
     Raises:
         TypeError: a negative prompt that is no integer tensor.
-        ValueError: one without a scale or with ids that the model does not have, or its mask without it.
+        ValueError: one without a scale or with ids that the model does not have, or its mask without it; none beside a
+            prompt of embeddings.
     """
     scale = settings.guidance_scale
     if scale is not None and scale != 1.0:
@@ -456,6 +458,11 @@ def guidance_for(
             raise ValueError("negative_prompt_attention_mask has no effect without negative_prompt_ids.")
         if negative_prompt_ids is not None:
             check_ids(negative_prompt_ids, model.config.vocab_size, "negative_prompt_ids", "vocab_size")
+        elif given.ids.shape[1] == 0:
+            raise ValueError(
+                "guidance_scale compares with the last token of the prompt, and inputs_embeds has none: pass "
+                "negative_prompt_ids."
+            )
         return P.UnbatchedClassifierFreeGuidanceLogitsProcessor(
             scale, getattr(model, "next_words", model), unconditional_ids=negative_prompt_ids,
             unconditional_attention_mask=negative_mask, use_cache=settings.use_cache,

@@ -75,6 +75,14 @@ def test_refused_before_anything_is_computed(case: str) -> None:
         handle.remove()
 
 
+def test_guidance_of_embeddings_needs_a_negative_prompt() -> None:
+    ours, _ = pair("GPT2LMHeadModel")
+    call: dict[str, Any] = {"inputs_embeds": torch.zeros(1, 2, ours.config.hidden_size), "max_new_tokens": 3}
+    with pytest.raises(ValueError, match=r"guidance_scale compares with the last token .* pass negative_prompt_ids"):
+        ours.generate(guidance_scale=2.0, **call)
+    assert ours.generate(guidance_scale=2.0, negative_prompt_ids=ONE, **call).shape == (1, 3)
+
+
 def test_the_last_position_that_fits() -> None:
     """The last new token is not read, so its position need not exist."""
     ours, _ = pair("GPT2LMHeadModel")
