@@ -25,6 +25,7 @@ from minitf.architectures import ARCHITECTURES, described_type
 from minitf.keywords import strict_keywords
 from minitf.tokenization import files
 from minitf.tokenization.options import GENERIC_CLASSES, read_json
+from minitf.tokenization.recipes import model_kind
 from weights_tools.hub import resolve
 from weights_tools.regular import is_there
 
@@ -273,7 +274,7 @@ def _pair_of_backend(path: Path) -> Pair:
     """The classes for the model inside a tokenizer.json; ValueError for one that nothing here reads."""
     content = _parsed(path)
     model = content.get("model")
-    kind = _model_kind(model) if isinstance(model, Mapping) else "no"
+    kind = model_kind(model) if isinstance(model, Mapping) else "no"
     if kind in ("WordPiece", "WordLevel"):
         return _named("BertTokenizer")
     splitter = content.get("pre_tokenizer")
@@ -284,11 +285,6 @@ def _pair_of_backend(path: Path) -> Pair:
         f"{path} holds a {kind} model with {splitting or 'no'} pre_tokenizer; expected WordPiece or WordLevel "
         "(BertTokenizer), or BPE with ByteLevel (GPT2Tokenizer)"
     )
-
-
-def _model_kind(model: Mapping[str, Any]) -> str:
-    # Old files name no type; WordPiece and BPE differ in their merges.
-    return str(model.get("type") or ("BPE" if "merges" in model else "WordPiece"))
 
 
 def _parsed(path: Path) -> dict[str, Any]:

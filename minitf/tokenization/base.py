@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,8 +158,8 @@ class Tokenizer(SpecialTokens):
 
     def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> Any:
         """Token of one id (str) or of several (list). ValueError for an id outside the vocabulary."""
-        if isinstance(ids, int):
-            return self._tokens_of([ids])[0]
+        if _is_number(ids):
+            return self._tokens_of(_id_list([ids]))[0]
         tokens = self._tokens_of(_id_list(ids))
         special = set(self.all_special_tokens) if skip_special_tokens else set()
         return [token for token in tokens if token not in special]
@@ -510,7 +511,7 @@ class Tokenizer(SpecialTokens):
         Raises ValueError for ids outside the vocabulary (also -100, the label that means "ignore"), TypeError for
         nested lists.
         """
-        ids = [token_ids] if isinstance(token_ids, int) else _id_list(token_ids)
+        ids = _id_list([token_ids] if _is_number(token_ids) else token_ids)
         self._tokens_of(ids)
         text = self._engine.decode(ids, skip_special=skip_special_tokens)
         clean = _asked(clean_up_tokenization_spaces, self.clean_up_tokenization_spaces)
@@ -625,6 +626,19 @@ def _asked(wish: bool | None, default: bool) -> bool:
 _SOURCES = {"input_ids": "ids", "token_type_ids": "type_ids", "offset_mapping": "offsets"}
 
 
+def _is_number(value: Any) -> bool:
+    """A whole number of any kind: int, or a scalar of numpy or torch."""
+    if isinstance(value, int):
+        return True
+    if getattr(value, "ndim", None) != 0:
+        return False
+    try:
+        operator.index(value)
+    except TypeError:  # a fraction
+        return False
+    return True
+
+
 def _id_list(ids: Any) -> list[int]:
     """A flat list of int from a list, tuple, array or tensor; errors that name the remedy for anything else."""
     if hasattr(ids, "tolist"):
@@ -633,7 +647,8 @@ def _id_list(ids: Any) -> list[int]:
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         raise TypeError(f"expected token ids (int, list, array or tensor), got {type(ids).__name__}")
     for position, number in enumerate(ids):
-        if not isinstance(number, int):
-            remedy = "; use batch_decode for several sequences" if isinstance(number, Sequence) else ""
+        if not _is_number(number):
+            nested = isinstance(number, Sequence) or hasattr(number, "tolist")
+            remedy = "; use batch_decode for several sequences" if nested else ""
             raise TypeError(f"token id at position {position} is of type {type(number).__name__}, expected int{remedy}")
-    return list(ids)
+    return [number if type(number) is int else operator.index(number) for number in ids]

@@ -52,6 +52,7 @@ class BertTokenizerBase(Tokenizer):
     """
 
     DEFAULTS = BERT_DEFAULTS
+    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("WordPiece", "WordLevel")  # of a tokenizer.json
     vocab_files_names: ClassVar[Mapping[str, str]] = {"vocab_file": "vocab.txt"}
 
     @strict_keywords

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -42,11 +43,15 @@ class Plan:
     padding: dict[str, Any] | None
 
 
-def _checked_text(value: Any, where: str) -> str:
+_OF_WORDS = "for texts that are split into words pass is_split_into_words=True"
+_OF_PAIRS = "a pair is a tuple of two lists of words, or use text_pair"
+
+
+def _checked_text(value: Any, where: str, nested: str = _OF_WORDS) -> str:
     if not isinstance(value, str):
         remedy = "; pass a list (`.tolist()`)" if hasattr(value, "tolist") else ""
         if isinstance(value, list | tuple):
-            remedy = "; for texts that are split into words pass is_split_into_words=True"
+            remedy = f"; {nested}"
         raise TypeError(f"{where} is of type {type(value).__name__}, expected str{remedy}")
     try:
         value.encode("utf-8")
@@ -62,7 +67,7 @@ def _checked_words(value: Any, where: str) -> list[str]:
     if not isinstance(value, list | tuple):
         remedy = "; a plain str needs no is_split_into_words" if isinstance(value, str) else ""
         raise TypeError(f"{where} is of type {type(value).__name__}, expected a list of words{remedy}")
-    return [_checked_text(word, f"{where}[{index}]") for index, word in enumerate(value)]
+    return [_checked_text(word, f"{where}[{index}]", _OF_PAIRS) for index, word in enumerate(value)]
 
 
 def pair_up(text: Any, text_pair: Any, words: bool = False) -> tuple[list[Any], bool]:
@@ -74,11 +79,12 @@ def pair_up(text: Any, text_pair: Any, words: bool = False) -> tuple[list[Any], 
     several = isinstance(text, list | tuple) and (not words or (bool(text) and isinstance(text[0], list | tuple)))
     if not several:
         first = check(text, "text")
-        if text_pair is None or len(text_pair) == 0:
+        if text_pair is None:
             return [first], False
         if isinstance(text_pair, list | tuple) and not words:
             raise TypeError("text is one str but text_pair is a list; expected one str for both, or two lists")
-        return [(first, check(text_pair, "text_pair"))], False
+        second = check(text_pair, "text_pair")
+        return [(first, second) if second else first], False
     if text_pair is None:
         return [_single_or_pair(item, index, words) for index, item in enumerate(text)], True
     if not isinstance(text_pair, list | tuple):
@@ -152,6 +158,7 @@ class Request:
         names = {entry.name for entry in fields(Request)}
         options = {name: value for name, value in arguments.items() if name in names}
         options["words"] = arguments.get("is_split_into_words", False)
+        _check_kinds(options)
         old = {name: arguments[name] for name in _OLD_NAMES if arguments.get(name) is not None}
         for name, value in old.items():
             new, meant = _OLD_NAMES[name](value)
@@ -175,9 +182,33 @@ class Request:
         return Request(**options)
 
 
+def _check_kinds(options: dict[str, Any]) -> None:
+    """TypeError for a switch that is neither true nor false; whole numbers of any kind (numpy's) become int."""
+    for name in _SWITCHES & options.keys():
+        switch = options[name]
+        if not isinstance(switch, bool) and not (switch is None and name in _THREE_WAY):
+            expected = "True, False or None" if name in _THREE_WAY else "True or False"
+            raise TypeError(f"{_shown(name)} is {switch!r}, expected {expected}")
+    for name in ("max_length", "stride", "pad_to_multiple_of"):
+        value: Any = options.get(name)
+        if hasattr(value, "__index__") and not isinstance(value, bool):
+            options[name] = operator.index(value)
+
+
 def _shown(name: str) -> str:
     return "is_split_into_words" if name == "words" else name
 
+
+_THREE_WAY = {"return_token_type_ids", "return_attention_mask", "split_special_tokens"}
+_SWITCHES = _THREE_WAY | {
+    "add_special_tokens",
+    "words",
+    "return_overflowing_tokens",
+    "return_special_tokens_mask",
+    "return_offsets_mapping",
+    "return_length",
+    "verbose",
+}
 
 # Old name -> function from its value to the new name (a field of Request) and value.
 _OLD_NAMES: dict[str, Callable[[Any], tuple[str, Any]]] = {

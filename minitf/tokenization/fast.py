@@ -208,7 +208,7 @@ class BertTokenizerFast(BertTokenizerBase):
     @classmethod
     def _engine_of_json(cls, path: Path, text: str, stated: Mapping[str, Any]) -> FastEngine:
         engine = FastEngine.of_json(path, text)
-        _kind(engine.backend, path, ("WordPiece", "WordLevel"), cls.__name__)
+        _kind(engine.backend, path, cls.MODEL_KINDS, cls.__name__)
         cls._refuse_slow_options(stated)
         options = {name: stated[name] for name in _NORMALIZER_OPTIONS if name in stated}
         if not options:
@@ -269,7 +269,7 @@ class GPT2TokenizerFast(GPT2TokenizerBase):
     @classmethod
     def _engine_of_json(cls, path: Path, text: str, stated: Mapping[str, Any]) -> FastEngine:
         engine = FastEngine.of_json(path, text)
-        _kind(engine.backend, path, ("BPE",), cls.__name__)
+        _kind(engine.backend, path, cls.MODEL_KINDS, cls.__name__)
         if stated.get("errors", "replace") != "replace":
             cls._engine_of_recipe(ByteLevelRecipe({}, (), errors=stated["errors"]))
         if isinstance(engine.backend.pre_tokenizer, ByteLevel):

@@ -105,11 +105,20 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 def check_ids(vocabulary: Mapping[str, int], origin: str) -> None:
-    """ValueError unless the ids are 0, 1, ... without gaps, one for each piece."""
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise ValueError(
-            f"{origin}: ids must be 0 .. {len(vocabulary) - 1}, one each, as there are {len(vocabulary)} pieces"
-        )
+    """ValueError unless the ids are 0, 1, ... without gaps, one for each piece; it names the first that is wrong."""
+    if sorted(vocabulary.values()) == list(range(len(vocabulary))):
+        return
+    pieces: dict[int, str] = {}
+    for piece, number in vocabulary.items():
+        if pieces.setdefault(number, piece) != piece:
+            problem = f"{pieces[number]!r} and {piece!r} both have the id {number}"
+            break
+    else:
+        missing = next(number for number in range(len(vocabulary)) if number not in pieces)
+        problem = f"no piece has the id {missing}"
+    raise ValueError(
+        f"{origin}: ids must be 0 .. {len(vocabulary) - 1}, one each, as there are {len(vocabulary)} pieces; {problem}"
+    )
 
 
 def check_gap(missing: int | None, count: int, origin: str) -> None:

@@ -48,6 +48,7 @@ class GPT2TokenizerBase(Tokenizer):
     """
 
     DEFAULTS = GPT2_DEFAULTS
+    MODEL_KINDS: ClassVar[tuple[str, ...]] = ("BPE",)  # of a tokenizer.json
     vocab_files_names: ClassVar[Mapping[str, str]] = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
 
     @strict_keywords

@@ -11,7 +11,7 @@ from typing import Any
 from minitf.tokenization import files
 from minitf.tokenization.engine import Engine, PythonEngine
 from minitf.tokenization.options import GENERIC_CLASSES, SPECIAL_TOKENS, added_token, read_settings
-from minitf.tokenization.recipes import NotThisPipeline, added_tokens_of, template_of
+from minitf.tokenization.recipes import NotThisPipeline, added_tokens_of, model_kind, template_of
 from weights_tools.hub import resolve
 
 
@@ -83,9 +83,10 @@ def python_engine(cls: Any, recipe_class: Any, path: Path, text: str, changes: M
         if template is None:
             raise NotThisPipeline(f"its post_processor is {content['post_processor']['type']}")
     except NotThisPipeline as error:
-        raise ValueError(
-            f"{path}: {error}, which plain Python does not follow: use {cls.__name__}Fast, on the tokenizers library"
-        ) from None
+        remedy = f"use {cls.__name__}Fast, on the tokenizers library"
+        if model_kind(content["model"]) not in cls.MODEL_KINDS:
+            remedy = f"{cls.__name__} is for {' and '.join(cls.MODEL_KINDS)}; AutoTokenizer finds the right class"
+        raise ValueError(f"{path}: {error}, which plain Python does not follow: {remedy}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a tokenizer.json ({type(error).__name__}: {error})") from None
     added = added_tokens_of(content)

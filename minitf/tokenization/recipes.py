@@ -155,10 +155,14 @@ class ByteLevelRecipe:
 
 
 def _expect(part: str, found: Mapping[str, Any] | None, kind: str) -> None:
-    # Old files name no type for the model; WordPiece and BPE differ in their merges.
-    actual = "none" if found is None else found.get("type") or ("BPE" if "merges" in found else "WordPiece")
+    actual = "none" if found is None else model_kind(found)
     if actual != kind:
         raise NotThisPipeline(f"its {part} is {actual}, not {kind}")
+
+
+def model_kind(part: Mapping[str, Any]) -> str:
+    """The type of a part of a tokenizer.json. Old files name none for the model: WordPiece and BPE differ in merges."""
+    return str(part.get("type") or ("BPE" if "merges" in part else "WordPiece"))
 
 
 def pairs_of(merges: Sequence[Any]) -> list[tuple[str, str]]:

@@ -70,6 +70,8 @@ class SpecialTokens:
         return None if token is None else (token, self._id_of(token))
 
     def _id_of(self, token: str) -> int:
+        if not isinstance(token, str):
+            raise TypeError(f"a token is of type {type(token).__name__}, expected str: {token!r}")
         number = self._engine.token_to_id(token)
         if number is None and self.unk_token is not None:
             number = self._engine.token_to_id(self.unk_token)
