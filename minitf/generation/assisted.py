@@ -133,6 +133,7 @@ def checked(run: Run, whole: Tensor, length: int, draft: Tensor, draft_probs: Te
     def scores_at(place: int) -> Tensor:
         scores = run.processors(whole[:, : length + place], logits[place : place + 1])  # [1, V]
         if run.processors:
+            run.steps.count = length + place + 1 - run.sequences.shape[1]  # the token that an error is about
             run.steps.refuse_nothing(scores.amax(dim=-1))
         return scores
 

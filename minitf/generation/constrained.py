@@ -92,8 +92,7 @@ def constrained_beam_search(run: Run) -> GenerateBeamDecoderOnlyOutput:
             if finished[prompt].done:
                 chosen += [Candidate(0.0, run.pad, row) for row in places]
                 continue
-            if candidates[prompt][0].total == float("-inf"):
-                raise run.steps.nothing_left(prompt)
+            run.steps.refuse_score(candidates[prompt][0].total, prompt)
             ended, going = split(candidates[prompt], width)
             for_progress = forced(run, beams, totals, states, going, places)
             for candidate in [*ended, *(one for one in for_progress if one.ends)]:

@@ -9,6 +9,9 @@ with alpha = `penalty_alpha`. The second term, the degeneration penalty, is larg
 into a state in which it has been. Padding of the prompt is no earlier position (as in transformers 4.49.0; before, it
 was). There are no random numbers.
 
+Where the processors leave fewer than k tokens, forbidden ones are among the candidates, and are never taken (in 4.49.0
+they are if their state is unlike the earlier ones).
+
 Trying out k candidates is one call of the model: they stand side by side as k further positions of the row, each with
 the position id of the next token, and a mask lets each see the past and itself only. So nothing of the cache is copied;
 of what it then holds, the winner's keys and values are kept. The winner's scores are those for the step after. Where k
@@ -21,6 +24,7 @@ D head size, k candidates, n candidates of one call.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +54,7 @@ def contrastive_search(run: Run) -> GenerateDecoderOnlyOutput:
     while True:
         scores = run.processors(sequences, logits)  # [B, V]
         if run.processors:
-            steps.refuse_nothing(scores.amax(dim=-1))
+            steps.refuse_nothing(scores.amax(dim=-1).masked_fill(~unfinished, 0.0))  # a row that ended chooses none
         if settings.output_logits:
             all_logits.append(logits)
         if settings.output_scores:
@@ -60,6 +64,7 @@ def contrastive_search(run: Run) -> GenerateDecoderOnlyOutput:
         tried = try_out(steps, cache, candidates)
         states = tried.hidden_states[-1]  # [B, k, C]
         worth = contrast(probs, similarity(states, context[:, :held], steps.mask), settings.penalty_alpha or 0.0)
+        worth = worth.masked_fill(scores.gather(1, candidates) == -math.inf, -math.inf)  # [B, k]
         best = worth.argmax(dim=-1)  # [B]
 
         tokens = torch.where(unfinished, candidates.gather(1, best[:, None])[:, 0], run.pad)  # [B]

@@ -108,8 +108,7 @@ def choose(
     """How the beams at the rows `places`, one group of one prompt, go on; the candidates that end are put away."""
     if finished.done:
         return [Candidate(0.0, run.pad, row) for row in places]
-    if candidates[0].total == float("-inf"):
-        raise run.steps.nothing_left(places[0] // run.settings.num_beams)
+    run.steps.refuse_score(candidates[0].total, places[0] // run.settings.num_beams)
     ended, going = split(candidates, len(places))
     for candidate in ended:
         beams.finish(candidate, finished)

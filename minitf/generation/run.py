@@ -160,20 +160,29 @@ class Steps:
         )
 
     def refuse_nothing(self, best: Tensor) -> None:
-        """The best score of each row after the processors, `[B]`: -inf = they forbid every token.
+        """The best score of each row after the processors, `[B]`: one that can be chosen.
 
         Raises:
-            ValueError: there is such a row.
+            ValueError: -inf, they forbid every token; nan or inf, unless invalid values are let through.
         """
-        if bool((best == float("-inf")).any()):
-            raise self.nothing_left(int((best == float("-inf")).nonzero()[0]))
+        if bool(best.isfinite().all()):
+            return
+        for row, score in enumerate(best.tolist()):
+            self.refuse_score(score, row)
 
-    def nothing_left(self, row: int) -> ValueError:
-        """The error for a row whose every token is forbidden."""
-        return ValueError(
-            f"step {self.count} of generation: every token of row {row} is forbidden by the settings (bad words, "
-            "suppressed tokens, minimum length, ...) or a processor of the call: leave one of them out."
-        )
+    def refuse_score(self, best: float, row: int) -> None:
+        """As `refuse_nothing`, of one row."""
+        if best == -math.inf:
+            raise ValueError(
+                f"step {self.count} of generation: every token of row {row} is forbidden by the settings (bad words, "
+                "suppressed tokens, minimum length, ...) or a processor of the call: leave one of them out."
+            )
+        if self.check and not math.isfinite(best):
+            raise ValueError(
+                f"step {self.count} of generation: the scores of row {row} hold {best} after the processors, though "
+                "the model's own are finite, so no token can be chosen. Look at logits_processor, or for a temperature "
+                "near 0."
+            )
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on from the past of the old row `rows[i]`; the number of rows may change."""

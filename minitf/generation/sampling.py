@@ -34,7 +34,7 @@ def sample(run: Run) -> GenerateDecoderOnlyOutput:
     while True:
         scores = run.processors(sequences, logits)  # [B, V]
         if run.processors:
-            run.steps.refuse_nothing(scores.amax(dim=-1))
+            run.steps.refuse_nothing(scores.amax(dim=-1).masked_fill(~unfinished, 0.0))  # a row that ended chooses none
         if settings.output_logits:
             all_logits.append(logits)
         if settings.output_scores:

@@ -52,3 +52,51 @@ def test_drafts_too(model: GPT2LMHeadModel) -> None:
             prompt_lookup_num_tokens=2,
             logits_processor=[two_steps_then_nothing],
         )
+
+
+def two_steps_then(value: float) -> Any:
+    def spoilt(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores if ids.shape[1] < 5 else scores.index_fill(1, torch.tensor([7]), value)
+
+    return spoilt
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how", [*WAYS.values(), {"prompt_lookup_num_tokens": 2}], ids=[*WAYS, "drafts"])
+def test_a_processor_that_spoils_the_scores(model: GPT2LMHeadModel, how: dict[str, Any], value: float) -> None:
+    """The model's scores are finite, those after the processors are not; transformers' greedy search writes 7."""
+    ids = torch.tensor([[3, 4, 5]])
+    call: dict[str, Any] = {"max_new_tokens": 6, "eos_token_id": 0, "pad_token_id": 0, "min_new_tokens": 6, **how}
+    with pytest.raises(ValueError, match=rf"step 3 of generation: the scores of row 0 hold {value} after the processo"):
+        model.generate(ids, logits_processor=[two_steps_then(value)], **call)
+
+
+@pytest.mark.parametrize("how", [WAYS["greedy"], WAYS["contrastive"]], ids=["greedy", "contrastive"])
+def test_a_row_that_ended_has_nothing_to_choose(model: GPT2LMHeadModel, how: dict[str, Any]) -> None:
+    def first_row_ends(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        scores[0] = float("-inf")
+        if ids.shape[1] == 3:
+            scores[0, 0] = 0.0
+        return scores
+
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    found = model.generate(
+        ids,
+        max_new_tokens=4,
+        min_new_tokens=0,
+        eos_token_id=0,
+        pad_token_id=9,
+        logits_processor=[first_row_ends],
+        **how,
+    )
+    assert found[0, 3:].tolist()[:2] == [0, 9]
+
+
+def test_contrastive_search_takes_no_forbidden_candidate(model: GPT2LMHeadModel) -> None:
+    """Two words are allowed and four are candidates: unlikeness alone would choose a forbidden one."""
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    found = model.generate(
+        ids, max_new_tokens=8, eos_token_id=None, penalty_alpha=0.9, top_k=4, suppress_tokens=[*range(7), *range(9, 12)]
+    )
+    assert set(found[:, 3:].flatten().tolist()) <= {7, 8}
