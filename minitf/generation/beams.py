@@ -25,6 +25,7 @@ Dimension letters: B prompts, K beams, T positions so far, N new tokens at most,
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,8 @@ from minitf.generation.outputs import GenerateBeamDecoderOnlyOutput
 from minitf.generation.run import Run
 
 __all__ = ["beam_search"]
+
+logger = logging.getLogger("minitf.generation")
 
 NEVER = -1.0e9  # a sum of log-probabilities that nothing real reaches; unlike -inf it can be added to and divided
 
@@ -176,8 +179,27 @@ def can_improve(run: Run, running: Beams, best: Beams, new: int) -> Tensor:
     return better
 
 
+def say_missing(run: Run, best: Beams) -> None:
+    """Name the prompts that have fewer sequences than are returned, as transformers does not.
+
+    Too few words may be left to make K different sequences. Their places keep copies, or nothing but padding, with
+    sums about `NEVER`; tokens and scores are those of transformers all the same.
+    """
+    count = run.settings.num_return_sequences
+    lengths = (best.origins >= 0).sum(dim=2)  # [B, K]
+    totals = best.sums * lengths.clamp(min=1) ** run.settings.length_penalty  # [B, K]
+    real = (best.finished & (totals > NEVER / 2))[:, :count].sum(dim=1)  # [B]
+    for prompt, found in enumerate(real.tolist()):
+        if found < count:
+            logger.warning(
+                "prompt %d has only %d sequences that the settings allow, and num_return_sequences is %d: the others "
+                "are copies or padding, with sequences_scores far below all real ones.", prompt, found, count,
+            )  # fmt: skip
+
+
 def result(run: Run, best: Beams, scores: list[Tensor], logits: list[Tensor]) -> GenerateBeamDecoderOnlyOutput:
     """The first `num_return_sequences` of each prompt, cut to the longest."""
+    say_missing(run, best)
     settings, start = run.settings, run.sequences.shape[1]
     wanted = slice(settings.num_return_sequences)
     origins = best.origins[:, wanted].flatten(0, 1)  # [B * results, N]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -100,3 +101,24 @@ def test_contrastive_search_takes_no_forbidden_candidate(model: GPT2LMHeadModel)
         ids, max_new_tokens=8, eos_token_id=None, penalty_alpha=0.9, top_k=4, suppress_tokens=[*range(7), *range(9, 12)]
     )
     assert set(found[:, 3:].flatten().tolist()) <= {7, 8}
+
+
+@pytest.mark.parametrize("how", [WAYS["beams"], WAYS["sampled beams"]], ids=["search", "sample"])
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 3.0])
+def test_fewer_sequences_than_asked_for_are_said(
+    model: GPT2LMHeadModel, how: dict[str, Any], penalty: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two words make four texts of two tokens; eight of three."""
+    ids = torch.tensor([[3, 4, 5]])
+    call: dict[str, Any] = {
+        **how, "num_beams": 6, "num_return_sequences": 6, "suppress_tokens": [*range(7), *range(9, 12)],
+        "eos_token_id": None, "pad_token_id": 0, "length_penalty": penalty,
+    }  # fmt: skip
+    with caplog.at_level(logging.WARNING, "minitf.generation"):
+        found = model.generate(ids, max_new_tokens=3, **call)
+        assert len({tuple(row) for row in found.tolist()}) == 6
+        assert not caplog.records
+        model.generate(ids, max_new_tokens=2, **call)
+    assert [record.getMessage()[:57] for record in caplog.records] == [
+        "prompt 0 has only 4 sequences that the settings allow, an"
+    ]
