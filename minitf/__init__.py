@@ -63,6 +63,7 @@ _HOMES = {
     "BertTokenizerFast": "minitf.tokenization",
     "GPT2Tokenizer": "minitf.tokenization",
     "GPT2TokenizerFast": "minitf.tokenization",
+    "PreTrainedTokenizerFast": "minitf.tokenization",
     "Tokenizer": "minitf.tokenization",
     "LoadError": "minitf.loading",
     "LoadReport": "weights_tools.report",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; the running program res
     from minitf.tokenization import BertTokenizerFast as BertTokenizerFast
     from minitf.tokenization import GPT2Tokenizer as GPT2Tokenizer
     from minitf.tokenization import GPT2TokenizerFast as GPT2TokenizerFast
+    from minitf.tokenization import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from minitf.tokenization import Tokenizer as Tokenizer
     from minitf.tokenization.auto import AutoTokenizer as AutoTokenizer
     from weights_tools.report import LoadReport as LoadReport

@@ -1,8 +1,8 @@
 """Text to ids and back. Public names resolve on first use; nothing here imports torch before a tensor is asked for.
 
 `BertTokenizer` (wordpiece.py) and `GPT2Tokenizer` (bpe.py) are written in plain Python, to be read; `BertTokenizerFast`
-and `GPT2TokenizerFast` (fast.py) do the same on the `tokenizers` library. All have the surface of `Tokenizer`
-(base.py).
+and `GPT2TokenizerFast` (fast.py) do the same on the `tokenizers` library, and `PreTrainedTokenizerFast` (generic.py)
+reads any other tokenizer.json. All have the surface of `Tokenizer` (base.py).
 
 Ids, masks, token types, offsets and decoded texts are those of transformers 5.23, in both forms. The deliberate
 differences, each tested beside transformers in tests/tokenization (test_differences.py, test_gpt2.py):
@@ -14,6 +14,14 @@ differences, each tested beside transformers in tests/tokenization (test_differe
 - `max_length` without `truncation` or `padding="max_length"`: an error. There the text is cut all the same, or with
   `padding=True` nothing happens. `max_length` below the number of special tokens: an error. There the text stays uncut.
   `stride` without `return_overflowing_tokens`, and that without `truncation`: errors. There they are ignored.
+- `truncation=True` where no `model_max_length` is known: an error. There nothing is cut.
+- A list of two texts inside a list: an error, as it may be a pair or a text split into words; a pair is a tuple.
+- `decode` of nested lists: an error that names `batch_decode`. There it returns a list.
+- `clean_up_tokenization_spaces=True` of the caller is obeyed by byte-level tokenizers too. There it never is; in
+  tokenizer_config.json alone it is passed over by both.
+- A token that added_tokens.json holds and special_tokens_map.json calls special is special, as in 4.49. There it is
+  listed as special, but found in the normalized text and never skipped.
+- Attributes: a wrong `padding_side` and the like, and a misspelt name, are errors. There they are taken.
 - Ids outside the vocabulary, in `decode` and `convert_ids_to_tokens`: an error. There they are dropped, or become None.
 - A special token that the vocabulary lacks: an error. There it is appended, and the model may have no row for it.
 - `add_tokens` returns by how much the vocabulary grew. There tokens that it has already are counted too.
@@ -58,6 +66,7 @@ _HOMES = {
     "BertTokenizerFast": "minitf.tokenization.fast",
     "GPT2Tokenizer": "minitf.tokenization.bpe",
     "GPT2TokenizerFast": "minitf.tokenization.fast",
+    "PreTrainedTokenizerFast": "minitf.tokenization.generic",
     "Tokenizer": "minitf.tokenization.base",
     "WordpieceTokenizer": "minitf.tokenization.wordpiece",
 }
@@ -69,6 +78,7 @@ __all__ = [
     "BertTokenizerFast",
     "GPT2Tokenizer",
     "GPT2TokenizerFast",
+    "PreTrainedTokenizerFast",
     "Tokenizer",
     "WordpieceTokenizer",
 ]
@@ -79,6 +89,7 @@ if TYPE_CHECKING:
     from minitf.tokenization.bpe import GPT2Tokenizer as GPT2Tokenizer
     from minitf.tokenization.fast import BertTokenizerFast as BertTokenizerFast
     from minitf.tokenization.fast import GPT2TokenizerFast as GPT2TokenizerFast
+    from minitf.tokenization.generic import PreTrainedTokenizerFast as PreTrainedTokenizerFast
     from minitf.tokenization.wordpiece import BasicTokenizer as BasicTokenizer
     from minitf.tokenization.wordpiece import BertTokenizer as BertTokenizer
     from minitf.tokenization.wordpiece import WordpieceTokenizer as WordpieceTokenizer

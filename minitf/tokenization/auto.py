@@ -3,7 +3,7 @@
 1. `tokenizer_class` in tokenizer_config.json, then in config.json (where transformers 3 wrote it);
 2. else the architecture of config.json (`minitf.architectures`);
 3. else the tokenizer.json itself, which holds all its parts: a WordPiece model gives BERT's class, a byte-level BPE
-   model GPT-2's.
+   model GPT-2's, and any other `PreTrainedTokenizerFast`.
 
 If the class or architecture is one that minitf has not, but there is a tokenizer.json, the third step decides, with a
 warning. The classic vocabulary files alone decide nothing: a vocab.txt is read in one way by BERT and in another by
@@ -13,7 +13,6 @@ others.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -271,27 +270,12 @@ def _nothing_says(folder: Path) -> Exception:
 
 
 def _pair_of_backend(path: Path) -> Pair:
-    """The classes for the model inside a tokenizer.json; ValueError for one that nothing here reads."""
-    content = _parsed(path)
-    model = content.get("model")
-    kind = model_kind(model) if isinstance(model, Mapping) else "no"
+    """The classes for the model inside a tokenizer.json: of a family, or the one that reads any."""
+    content = files.parse_backend(path, files.read_text(path))
+    kind = model_kind(content["model"])
     if kind in ("WordPiece", "WordLevel"):
         return _named("BertTokenizer")
     splitter = content.get("pre_tokenizer")
-    splitting = splitter.get("type") if isinstance(splitter, Mapping) else None
-    if kind == "BPE" and splitting == "ByteLevel":
+    if kind == "BPE" and isinstance(splitter, Mapping) and splitter.get("type") == "ByteLevel":
         return _named("GPT2Tokenizer")
-    raise ValueError(
-        f"{path} holds a {kind} model with {splitting or 'no'} pre_tokenizer; expected WordPiece or WordLevel "
-        "(BertTokenizer), or BPE with ByteLevel (GPT2Tokenizer)"
-    )
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected a tokenizer.json, an object")
-    return content
+    return Pair(None, importlib.import_module("minitf.tokenization").PreTrainedTokenizerFast)

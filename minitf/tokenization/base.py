@@ -63,6 +63,7 @@ class Tokenizer(SpecialTokens):
 
     vocab_files_names: ClassVar[Mapping[str, str]]  # as in transformers: argument to file name
     is_fast: ClassVar[bool]
+    IS_FAMILY: ClassVar[bool] = True  # it has special tokens of its own to put around a text
     name_or_path = ""
 
     # Options that can be changed at any time; a wrong value is a ValueError.
@@ -107,11 +108,12 @@ class Tokenizer(SpecialTokens):
         source = loading.find(name, keywords, cls.DEFAULTS, tuple(cls.vocab_files_names.values()), hub)
         path = source.paths[0]
         options = {**cls.DEFAULTS, **source.stated, **keywords}
-        family = True
+        family = cls.IS_FAMILY
         if source.is_backend:
             text = files.read_text(path)
             engine = cls._engine_of_json(path, text, source.in_force)
-            family = not source.is_generic or json.loads(text).get("post_processor") is None
+            bare = json.loads(text).get("post_processor") is None
+            family = bare or (family and not source.is_generic)
         else:
             engine = cls._engine_of_files(source.paths, source.stated | keywords)
         loading.add_stated(engine, source)

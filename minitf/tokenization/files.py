@@ -152,9 +152,8 @@ def parse_backend(path: Path, text: str) -> dict[str, Any]:
         raise ValueError(f"{path} is not a tokenizer.json ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError(f"{path} is not a tokenizer.json (it has no 'model')")
-    vocabulary = content["model"].get("vocab")
-    if not isinstance(vocabulary, dict):
-        raise ValueError(f"{path} is not a tokenizer.json (its model has no 'vocab' from piece to id)")
+    if not isinstance(content["model"].get("vocab"), dict | list):  # a list: of pairs, in a Unigram model
+        raise ValueError(f"{path} is not a tokenizer.json (its model has no 'vocab')")
     return content
 
 

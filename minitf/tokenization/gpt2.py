@@ -134,13 +134,8 @@ class GPT2TokenizerBase(Tokenizer):
         named = {name: value for name, value in locals().items() if name in GPT2_DEFAULTS}
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision, "token": token}
         tokenizer = cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
-        if clean_up_tokenization_spaces is None and tokenizer.clean_up_tokenization_spaces:
-            tokenizer.clean_up_tokenization_spaces = False
-            logger.warning(
-                "%s: clean_up_tokenization_spaces=true of its tokenizer_config.json is passed over, as it would take "
-                "blanks out of byte-level text: pass clean_up_tokenization_spaces=True for it, or False to confirm",
-                pretrained_model_name_or_path,
-            )
+        if clean_up_tokenization_spaces is None:
+            pass_over_clean_up(tokenizer)
         return tokenizer
 
     def _make_template(self) -> Template:
@@ -216,6 +211,17 @@ _AS_THE_FILES = (
     *("errors", "add_prefix_space", "add_bos_token", "padding_side", "truncation_side"),
     *("clean_up_tokenization_spaces", "split_special_tokens"),
 )
+
+
+def pass_over_clean_up(tokenizer: Tokenizer) -> None:
+    """Undo the clean-up that files ask for in vain, and say so: see `from_pretrained`."""
+    if tokenizer.clean_up_tokenization_spaces:
+        tokenizer.clean_up_tokenization_spaces = False
+        logger.warning(
+            "%s: clean_up_tokenization_spaces=true of its tokenizer_config.json is passed over, as it would take "
+            "blanks out of byte-level text: pass clean_up_tokenization_spaces=True for it, or False to confirm",
+            tokenizer.name_or_path,
+        )
 
 
 def missing_bytes(pieces: Mapping[str, int]) -> list[str]:

@@ -63,6 +63,9 @@ GPT2_DEFAULTS: dict[str, Any] = {
     "model_input_names": ["input_ids", "attention_mask"],
 }
 
+# Defaults of a tokenizer of no family, as of transformers' TokenizersBackend.
+GENERIC_DEFAULTS: dict[str, Any] = {**_COMMON, "model_input_names": ["input_ids", "attention_mask"]}
+
 TOKEN_FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
 # Classes whose tokenizer.json is the whole truth: transformers does not apply BERT's options to it either.

@@ -218,14 +218,14 @@ def test_a_name_in_the_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not valid JSON"),
-        ("[]", "holds a JSON list; expected a tokenizer.json"),
-        ("{}", "holds a no model with no pre_tokenizer"),
-        ('{"model": {"type": "Unigram"}, "pre_tokenizer": {"type": "Metaspace"}}', "a Unigram model with Metaspace"),
-        ('{"model": {"type": "BPE"}, "pre_tokenizer": null}', "a BPE model with no pre_tokenizer"),
+        ("{", "is not a tokenizer.json (Expecting property name"),
+        ("[]", "is not a tokenizer.json (it has no 'model')"),
+        ("{}", "is not a tokenizer.json (it has no 'model')"),
+        ('{"model": {"type": "Unigram"}, "pre_tokenizer": {"type": "Metaspace"}}', "its model has no 'vocab'"),
+        ('{"model": {"type": "BPE"}, "pre_tokenizer": null}', "its model has no 'vocab'"),
     ],
 )
-def test_a_tokenizer_json_of_something_else(content: str, words: str, tmp_path: Path) -> None:
+def test_a_tokenizer_json_that_is_none(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         AutoTokenizer.from_pretrained(tmp_path)

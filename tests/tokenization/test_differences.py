@@ -169,3 +169,19 @@ def test_added_tokens_are_counted_and_shown_as_they_are(form: Any) -> None:
     assert ours.decode(30522) == ours.convert_ids_to_tokens(30522) == "NewTok"
     version = tuple(map(int, tokenizers.__version__.split(".")[:2]))
     assert theirs.convert_ids_to_tokens(30522) == ("newtok" if version >= (0, 23) else "NewTok")
+
+
+def test_what_may_mean_two_things_or_nothing(form: Any) -> None:
+    vocabulary = {token: number for number, token in enumerate([*SPECIALS, "a"])}
+    ours, theirs = form(vocabulary), transformers.BertTokenizer(vocab=dict(vocabulary))
+    with pytest.raises(
+        ValueError, match="truncation=True needs a length, and this tokenizer knows no model_max_length"
+    ):
+        ours("a a", truncation=True)
+    assert theirs("a a", truncation=True)["input_ids"] == ours("a a")["input_ids"]
+    with pytest.raises(TypeError, match=r"text\[0\] is of type list, expected a str, or a tuple of two for a pair"):
+        ours([["a", "a"]])
+    assert theirs([["a", "a"]])["input_ids"] == ours([("a", "a")])["input_ids"] == [ours("a", "a")["input_ids"]]
+    with pytest.raises(TypeError, match="use batch_decode"):
+        ours.decode([[5], [5]])
+    assert theirs.decode([[5], [5]]) == ours.batch_decode([[5], [5]]) == ["a", "a"]
