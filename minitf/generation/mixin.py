@@ -137,8 +137,8 @@ class GenerationMixin:
             generator: a private random state for sampling, an error without it; None = torch's own
                 (`torch.manual_seed`).
             inputs_embeds: `[B, T, C]` in place of `input_ids`; only new tokens are returned then.
-            past_key_values: the cache of earlier turns, which is extended in place. `input_ids` and `attention_mask`
-                are then those of the whole conversation.
+            past_key_values: the cache of earlier turns, which is extended in place: by the prompt and the new tokens,
+                with beams by the prompt only. `input_ids` and `attention_mask` are those of the whole conversation.
             position_ids, token_type_ids: `[B, T]`; they go on by one, and with the last type.
             head_mask, encoder_hidden_states, encoder_attention_mask: as in the model's forward.
             **settings: the settings of `GenerationConfig` by name: `max_new_tokens=50, do_sample=True, top_p=0.9`.
@@ -184,6 +184,8 @@ class GenerationMixin:
             streamer=streamer, draft=assistant_model,
         )  # fmt: skip
         output = strategy.run(run)
+        if past_key_values is not None and past_key_values is prompt.cache and "beam" in strategy.name:
+            prepare.back_to_prompt(prompt, joined.num_beams)
         return output if joined.return_dict_in_generate else output.sequences  # type: ignore[no-any-return]
 
     def _settings_of(self, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:

@@ -57,7 +57,9 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
         scores: N tensors `[prompts * K, V]`, log-probabilities after all processors, if `output_scores`.
         logits: N tensors `[prompts * K, V]`, the model's scores as they were, if `output_logits`.
         beam_indices: `[B, N]`, the row of `scores` that each token was chosen from; -1 beyond the end.
-        attentions, hidden_states, past_key_values: as in GenerateDecoderOnlyOutput, with prompts * K rows.
+        attentions, hidden_states: as in GenerateDecoderOnlyOutput, with prompts * K rows.
+        past_key_values: the cache of the beams that ran last, prompts * K rows, which are not those of `sequences`: do
+            not go on from it. A cache of the caller's holds the prompts again.
     """
 
     sequences: Tensor | None = None

@@ -237,6 +237,17 @@ def prompt(
     return Prompt(ids, mask, cache, inputs, offset)
 
 
+def back_to_prompt(given: Prompt, beams: int) -> None:
+    """After a search with beams the caller's cache holds the prompts again.
+
+    Its rows were those of the beams that ran last. Which of them a result came from, and whether that is still there,
+    nobody could see from a cache with as many rows as there are results.
+    """
+    assert given.cache is not None
+    given.cache.reorder(beams * torch.arange(len(given.ids), device=given.ids.device))
+    given.cache.crop(given.offset + given.ids.shape[1])
+
+
 def recognised_padding(settings: GenerationConfig, input_ids: Tensor) -> Tensor | None:
     """The mask of a prompt that was padded with `pad_token_id` and came without one, as transformers infers it."""
     pad = settings.pad_token_id

@@ -154,3 +154,32 @@ def test_settings_are_the_configs_own() -> None:
     ends.append(-1)
     assert config.bad_words_ids == [[5, 6]]
     assert config.eos_token_id == ENDS
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"do_sample": True}, {"num_beam_groups": 2, "diversity_penalty": 1.0}, {"force_words_ids": [[7]]}],
+    ids=["search", "sample", "groups", "constrained"],
+)
+@pytest.mark.parametrize("results", [1, 4])
+def test_the_callers_cache_after_beams(how: dict[str, Any], results: int) -> None:
+    """It holds the prompts, so the next turn has the scores that it has without a cache, or an error."""
+    ours, _ = pair("GPT2LMHeadModel")
+    call: dict[str, Any] = {"eos_token_id": None, "max_new_tokens": 5, "return_dict_in_generate": True}
+    cache = minitf.KVCache()
+    torch.manual_seed(0)
+    found = ours.generate(IDS, num_beams=4, num_return_sequences=results, past_key_values=cache, **how, **call)
+    torch.manual_seed(0)
+    afresh = ours.generate(IDS, num_beams=4, num_return_sequences=results, **how, **call)
+    assert torch.equal(found.sequences, afresh.sequences)
+    assert cache.get_seq_length() == IDS.shape[1]
+    text = torch.cat([found.sequences, IDS.repeat_interleave(results, dim=0)], dim=1)
+    if results > 1:
+        with pytest.raises(ValueError, match="the cache holds a batch of 2, but this call has a batch of 8"):
+            ours.generate(text, past_key_values=cache, **call)
+        cache.batch_repeat(results)
+    second = ours.generate(text, past_key_values=cache, output_logits=True, **call)
+    plain = ours.generate(text, output_logits=True, **call)
+    assert torch.equal(second.sequences, plain.sequences)
+    for one, other in zip(second.logits, plain.logits, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
