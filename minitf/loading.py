@@ -281,9 +281,10 @@ def judge(
     fresh = [*matched.missing, *(target for target, _, _ in matched.misshapen)]
     if fresh and strict is True:
         raise LoadError(f"strict=True, but the file does not hold {', '.join(fold(fresh))}.", report)
-    for key in config.unknown_keys:
+    elsewhere = getattr(model, "settings_of_generation", ())  # what an old config.json says to generate()
+    for key, value in config.unknown_keys.items():
         near = nearest_name(key, config._fields())
-        if near:
+        if near and value is not None and key not in elsewhere:
             logger.warning("config.json has the key %r, which has no effect%s", key, near)
     if matched.unexpected:
         logger.warning("%s: left out, because no rule explains them: %s", name, "; ".join(fold(matched.unexpected)))

@@ -72,6 +72,13 @@ class GenerationMixin:
             raise TypeError(f"generation_config is a {type(value).__name__}; expected a minitf GenerationConfig.")
         self.__dict__["_generation_config"] = value
 
+    @property
+    def settings_of_generation(self) -> tuple[str, ...]:
+        """Names that mean something in a `config.json` though they are no keys of the model's configuration."""
+        from minitf.generation.config import GenerationConfig
+
+        return (*GenerationConfig.__dataclass_fields__, *GenerationConfig._REFUSED)
+
     def can_generate(self) -> bool:
         """Whether each token is scored by what stands before it."""
         return bool(self.always_decodes or self.config.is_decoder)  # type: ignore[attr-defined]

@@ -401,3 +401,27 @@ def test_a_broken_file_beside_the_weights(tmp_path: Path) -> None:
     assert str(file) in str(error.value)
     file.unlink()
     assert minitf.GPT2LMHeadModel.from_pretrained(tmp_path).generation_config.eos_token_id == 2
+
+
+def test_settings_in_config_json_are_not_said_to_be_without_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Old files hold settings of `generate`; a misspelt key of the model is still named, and null asks for nothing."""
+    ours, _ = fresh("GPT2LMHeadModel")
+    ours.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    path = tmp_path / "config.json"
+    old = {
+        "forced_bos_token_id": 3,
+        "output_scores": False,
+        "decoder_start_token_id": None,
+        "n_layers": 2,
+        "n_head_": None,
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), **old}))
+    with caplog.at_level(logging.WARNING, "minitf"):
+        model = minitf.GPT2LMHeadModel.from_pretrained(tmp_path)
+    said = [record.getMessage() for record in caplog.records if "which has no effect" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("config.json has the key 'n_layers', which has no effect; did you mean")
+    assert model.generation_config.forced_bos_token_id == 3
