@@ -27,6 +27,7 @@ from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.hub import resolve
 from weights_tools.mapping import Plan, plan
 from weights_tools.report import LoadReport, fold
+from weights_tools.tables_gpt import layout_hint
 
 if TYPE_CHECKING:
     from minitf.pretrained import PreTrainedModel
@@ -65,10 +66,15 @@ def load_pretrained(
     hub: Mapping[str, Any],
     settings: dict[str, Any],
 ) -> Any:
-    """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
+    """See `PreTrainedModel.from_pretrained`, whose arguments these are.
+
+    One setting is neither the configuration's nor the model's: `dialect`, whose names the file has
+    (`weights_tools.tables.DIALECTS`); default: decided by the names.
+    """
     if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
     path = resolve(name_or_path, **hub)
+    dialect = settings.pop("dialect", None)
     for_config, for_model = split_settings(model_class, settings)
     if attn_implementation is not None:
         for_config["attn_implementation"] = attn_implementation
@@ -83,6 +89,7 @@ def load_pretrained(
         matched = plan(
             checkpoint,
             {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+            dialect=dialect,
             base_prefix=model.base_model_prefix,
             other_heads=[part + "{rest}" for part in (*model.head_parts, *model.fresh_parts)],
             aliases=ties,
@@ -96,6 +103,9 @@ def load_pretrained(
         judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
         same_values(checkpoint, matched, config, report)
         read_parameters(model, checkpoint, matched, report, mmap)
+    for name in matched.zeros:
+        zeros = torch.zeros(parameters[name].shape, dtype=named_dtype(config.dtype), device="cpu")
+        set_parameter(model, name, zeros)
     make_fresh(model, parameters, matched)
     model.tie_weights()
     model.check_ties()
@@ -133,7 +143,7 @@ def split_settings(model_class: type[Any], settings: Mapping[str, Any]) -> tuple
     for name in settings:
         if name not in keys | arguments:
             loading = inspect.signature(model_class.from_pretrained).parameters
-            raise unknown_setting(model_class, name, sorted(keys | arguments | set(loading) - {"settings"}))
+            raise unknown_setting(model_class, name, sorted({"dialect", *keys, *arguments, *loading} - {"settings"}))
     return (
         {name: value for name, value in settings.items() if name in keys},
         {name: value for name, value in settings.items() if name not in keys},
@@ -226,7 +236,7 @@ def make_report(
     model_class: type[Any], path: Path, checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig
 ) -> LoadReport:
     """Everything there is to say about the match, before it is judged."""
-    notes = [*checkpoint.notes, *([matched.prefix_note] if matched.prefix_note else [])]
+    notes = [*checkpoint.notes, *matched.notes()]
     if config.architectures and model_class.__name__ not in config.architectures:
         # heads of two classes can have one name and another meaning (`classifier`), so the reader should know
         notes.append(f"saved as {', '.join(config.architectures)}, loaded as {model_class.__name__}")
@@ -319,7 +329,8 @@ def explain_shapes(
                 )
     target, on_disk, expected = (trunk or matched.misshapen)[0]
     hint = "" if trunk else " (ignore_mismatched_sizes=True initialises it anew)"
-    return f"{target} has the shape {list(on_disk)} in the file and {list(expected)} in the model{hint}."
+    layout = layout_hint(matched.dialect, matched.misshapen)
+    return f"{target} has the shape {list(on_disk)} in the file and {list(expected)} in the model{hint}{layout}."
 
 
 def layer_hint(model: PreTrainedModel, config: PretrainedConfig, matched: Plan) -> str:
@@ -386,6 +397,11 @@ def read_parameters(
             raise ValueError(
                 f"mmap=True shares the file's own memory, which holds {stored}, but the model's dtype is {dtype}: "
                 f"pass dtype={str(stored).removeprefix('torch.')!r} or mmap=False."
+            )
+        if mmap and op.text:
+            raise ValueError(
+                f"mmap=True shares the file's own memory, but {target} has another layout there (dialect "
+                f"{matched.dialect!r}): pass mmap=False."
             )
         tensor = checkpoint.read_mapped(source) if mmap else checkpoint.read(source, dtype=dtype)
         set_parameter(model, target, op.apply(tensor))

@@ -164,12 +164,14 @@ def _folded(names: list[str]) -> list[tuple[str, list[str]]]:
 def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
     buffers: dict[str, list[str]] = {}
     strange: Counter[str] = Counter()
+    dialect = next(dialect for dialect in tables.DIALECTS if dialect.name == result.dialect)
     for name in checkpoint:
         row = next((row for row in tables.BUFFERS if row.match(name) is not None), None)
         if row is not None:
             buffers.setdefault(row.why, []).append(name)
         beginning = re.split(r"[./]", name, maxsplit=1)[0]
-        if beginning not in KNOWN_BEGINNINGS:
+        explained = dialect.translate(name)[1]
+        if beginning not in KNOWN_BEGINNINGS and (explained is None or explained.source == "{rest}"):
             strange[beginning] += 1
     if result.dialect != tables.DIALECTS[-1].name:
         result.remarks.append(f"older or foreign names ({result.dialect}): {result.reason}")

@@ -5,7 +5,7 @@ Placeholders:
 
 - `{path}`  nothing, or any text that ends with a dot ("", "bert.", "bert.encoder.layer.0.output.");
 - `{rest}`  any text;
-- `{layer}` and any other word: one part between dots ("0", "11", "query").
+- `{layer}` and any other word: a text without dots and slashes ("0", "11", "query").
 
 `plan` applies a table to the names of a checkpoint, adds or removes the base prefix ("bert."), and sorts every name
 into exactly one list. Only names decide; a shape is compared, never guessed from.
@@ -17,17 +17,23 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
 from weights_tools.common import TensorInfo, WeightsError
+from weights_tools.report import fold
 
 Shape = tuple[int, ...]
 
 
 class Op(Protocol):
-    """What happens to the numbers of one tensor between source and target; both ways, and to a shape alone."""
+    """What happens to the numbers of one tensor between source and target; both ways, and to a shape alone.
+
+    `text` is what a report says of the tensors that it happens to, "" for nothing.
+    """
+
+    text: ClassVar[str]
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor: ...
     def invert(self, tensor: torch.Tensor) -> torch.Tensor: ...
@@ -38,6 +44,8 @@ class Op(Protocol):
 @dataclass(frozen=True)
 class Identity:
     """The numbers as they are."""
+
+    text: ClassVar[str] = ""
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
@@ -56,6 +64,8 @@ class Identity:
 class Transpose:
     """[A, B] -> [B, A]: TensorFlow kernels and GPT-2's Conv1D against torch's Linear."""
 
+    text: ClassVar[str] = "transposed"
+
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.t().contiguous()
 
@@ -70,8 +80,49 @@ class Transpose:
         return self
 
 
+@dataclass(frozen=True)
+class SqueezeFirst:
+    """[1, A, ...] -> [A, ...]: the kernels of GPT-2's TensorFlow code are those of a convolution of width 1."""
+
+    text: ClassVar[str] = "without the leading 1"
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.squeeze(0)
+
+    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unsqueeze(0)
+
+    def shape(self, shape: Shape) -> Shape:
+        # Without a leading 1 it is left as it is, so that the plan lists it as misshapen.
+        return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+
+    def reversed(self) -> Op:
+        return UNSQUEEZE_FIRST
+
+
+@dataclass(frozen=True)
+class UnsqueezeFirst:
+    """[A, ...] -> [1, A, ...]."""
+
+    text: ClassVar[str] = "with a leading 1"
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unsqueeze(0)
+
+    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.squeeze(0)
+
+    def shape(self, shape: Shape) -> Shape:
+        return (1, *shape)
+
+    def reversed(self) -> Op:
+        return SQUEEZE_FIRST
+
+
 IDENTITY = Identity()
 TRANSPOSE = Transpose()
+SQUEEZE_FIRST = SqueezeFirst()
+UNSQUEEZE_FIRST = UnsqueezeFirst()
 
 
 @dataclass(frozen=True)
@@ -117,7 +168,7 @@ def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
     for part in re.split(r"(\{\w+\})", pattern):
         if part.startswith("{"):
             word = part[1:-1]
-            expression += f"(?P<{word}>{kinds.get(word, '[^.]+')})"
+            expression += f"(?P<{word}>{kinds.get(word, '[^./]+')})"
         else:
             expression += re.escape(part)
     compiled = re.compile(expression, re.DOTALL)
@@ -143,15 +194,24 @@ class Dialect:
         rows: the table, first match decides; a name that no row matches is unexpected.
         description: one line for the reader.
         recognise: the reason why these names are of this dialect, or None.
+        wrappers: beginnings that are taken off a name, in any order, before the table is asked.
+        zeros: patterns of target names that are 0 in a file which has none of them: its program computes without. If it
+            has one of them, the others are missing.
+        remark: what every report of this dialect should mention, or "".
     """
 
     name: str
     rows: tuple[Row, ...]
     description: str
     recognise: Callable[[Iterable[str]], str | None]
+    wrappers: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    remark: str = ""
 
     def translate(self, name: str) -> tuple[str | None, Row | None]:
         """(target name, row); target None: dropped by that row; both None: the table does not know the name."""
+        while wrapper := next((text for text in self.wrappers if name.startswith(text)), ""):
+            name = name.removeprefix(wrapper)
         for row in self.rows:
             target = row.match(name)
             if target is not None:
@@ -169,7 +229,7 @@ class Source(NamedTuple):
 @dataclass
 class Plan:
     """What becomes of every name. Each source name is in exactly one of `sources`, `dropped`, `unexpected`,
-    `misshapen`, `duplicates`; each target name in exactly one of `sources`, `missing`, `misshapen`.
+    `misshapen`, `duplicates`; each target name in exactly one of `sources`, `missing`, `misshapen`, `zeros`.
 
     Attributes:
         sources: target name -> (source name, op).
@@ -180,7 +240,9 @@ class Plan:
         misshapen: (target, shape in the file after the op, shape of the model).
         duplicates: (source alias, source canonical): two names for one tied weight, both in the file; the caller reads
             both and requires equal bits.
-        dialect: the name of the dialect; `reason`: why it was chosen.
+        zeros: target names that the file lacks because its program computes without them: 0, by the dialect's rule.
+            They are in none of the other lists.
+        dialect: the name of the dialect; `reason`: why it was chosen; `remark`: the dialect's own.
         prefix_note: what was done about the base prefix, or "".
     """
 
@@ -191,14 +253,33 @@ class Plan:
     unexpected: list[str] = field(default_factory=list)
     misshapen: list[tuple[str, Shape, Shape]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
     dialect: str = ""
     reason: str = ""
+    remark: str = ""
     prefix_note: str = ""
 
     @property
     def fits(self) -> int:
         """How many target tensors have a source of the right shape."""
         return len(self.sources)
+
+    def notes(self) -> list[str]:
+        """What a report should say beside its lists: the dialect and why, the prefix, what was done to the numbers."""
+        notes = [self.prefix_note] if self.prefix_note else []
+        # Hugging Face's own names, found in the ordinary way, are nothing to explain.
+        if self.dialect not in ("hf", "hf-legacy") or self.reason == CHOSEN:
+            notes.append(f"the names are of the dialect {self.dialect!r}: {self.reason}")
+        done: dict[str, list[str]] = {}
+        for target, source in self.sources.items():
+            if source.op.text:
+                done.setdefault(source.op.text, []).append(target)
+        notes += [f"{text}: {', '.join(fold(targets))}" for text, targets in done.items()]
+        if self.zeros:
+            notes.append(
+                f"0, because the file has none of them and its program computes without: {', '.join(fold(self.zeros))}"
+            )
+        return [*notes, self.remark] if self.remark else notes
 
 
 @dataclass
@@ -239,7 +320,7 @@ def plan(
         ValueError: an unknown dialect name (lists those that exist).
     """
     table, reason = _dialect(dialect, source)
-    result = Plan(dialect=table.name, reason=reason)
+    result = Plan(dialect=table.name, reason=reason, remark=table.remark)
     ties = {alias: canonical for alias, canonical in (aliases or {}).items() if alias in target or canonical in target}
     candidates: list[_Candidate] = []
     for name in source:
@@ -262,20 +343,54 @@ def plan(
         else:
             result.unexpected.append(item.source)
     _compare_shapes(source, target, ties, used, result)
+    if not any(matcher(pattern)(item.mapped) for pattern in table.zeros for item in candidates):
+        result.zeros = [name for name in result.missing if any(matcher(pattern)(name) for pattern in table.zeros)]
+        result.missing = [name for name in result.missing if name not in result.zeros]
     return result
+
+
+def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) -> dict[str, torch.Tensor]:
+    """The same weights under the names and in the layout of another program: the way back of `plan`.
+
+    Args:
+        tensors: Hugging Face's names, with the base prefix ("bert.", "transformer."), each tied weight once.
+        dialect: a `Dialect` or its name. Wrappers ("module.") are not put on again.
+
+    Returns:
+        The dialect's names, in the order of `tensors`; tensors that need no change are the given ones.
+
+    Raises:
+        ValueError: an unknown dialect name (lists those that exist).
+        WeightsError: a name that the dialect has no counterpart for.
+    """
+    table, _ = _dialect(dialect, tensors)
+    back = Dialect(table.name, invert(table.rows), table.description, table.recognise)
+    result = {}
+    for name, tensor in tensors.items():
+        target, row = back.translate(name)
+        if target is None or row is None:
+            raise WeightsError(
+                f"{name}: the dialect {table.name!r} has no name for it ({table.description}). Leave the tensor out, "
+                "or choose another dialect."
+            )
+        result[target] = row.op.apply(tensor)
+    return result
+
+
+CHOSEN = "chosen by the caller"
 
 
 def _dialect(dialect: Dialect | str | None, names: Iterable[str]) -> tuple[Dialect, str]:
     from weights_tools import tables
 
     if isinstance(dialect, Dialect):
-        return dialect, "chosen by the caller"
+        return dialect, CHOSEN
     if dialect is not None:
         chosen = next((table for table in tables.DIALECTS if table.name == dialect), None)
         if chosen is None:
             there = ", ".join(repr(table.name) for table in tables.DIALECTS)
             raise ValueError(f"dialect is {dialect!r}; expected one of {there}")
-        return chosen, "chosen by the caller"
+        return chosen, CHOSEN
     return tables.recognise(names)
 
 

@@ -1,4 +1,4 @@
-"""The dialects as data. A further program's names are a further table here and nothing else.
+"""The dialects as data. A further program's names are a further table, here or beside, and nothing else.
 
 Order matters: the first dialect that recognises a checkpoint's names is used, and within a table the first row that
 matches a name. The last dialect, Hugging Face's current names, is what everything else is translated to; it
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from weights_tools import tables_gpt, tables_tensorflow
 from weights_tools.mapping import Dialect, Row, matcher
 
 # Buffers: constants that older versions of transformers wrote among the weights and that every model recomputes.
@@ -33,6 +34,24 @@ LEGACY = (
 )
 
 
+# The state dict of a SentenceTransformer: its first module holds a model under `auto_model`. The folder that such a
+# program saves (`0_Transformer/`) has Hugging Face's own names.
+SENTENCE_TRANSFORMERS = (*BUFFERS, Row("0.auto_model.{rest}", "{rest}"))
+
+
+def _sentence_transformers(names: Iterable[str]) -> str | None:
+    found = [name for name in names if name.startswith("0.auto_model.")]
+    return f"{found[0]!r} and {len(found) - 1} more names begin with '0.auto_model.'" if found else None
+
+
+def _wrapped(names: Iterable[str]) -> str | None:
+    every = list(names)
+    if not every or _legacy(every) or not all(name.startswith(tables_gpt.WRAPPERS) for name in every):
+        return None
+    first = next(wrapper for wrapper in tables_gpt.WRAPPERS if every[0].startswith(wrapper))
+    return f"every name begins with what torch.compile or DataParallel puts there, as {first!r}"
+
+
 def _legacy(names: Iterable[str]) -> str | None:
     old = [name for name in names if matcher("{path}LayerNorm.gamma")(name) or matcher("{path}LayerNorm.beta")(name)]
     return f"{old[0]!r} and {len(old) - 1} more names say gamma or beta" if old else None
@@ -43,6 +62,21 @@ def _current(names: Iterable[str]) -> str | None:
 
 
 DIALECTS: tuple[Dialect, ...] = (
+    *tables_tensorflow.DIALECTS,
+    *tables_gpt.DIALECTS,
+    Dialect(
+        "sentence-transformers",
+        SENTENCE_TRANSFORMERS,
+        "the state dict of a SentenceTransformer, its model under 0.auto_model",
+        _sentence_transformers,
+    ),
+    Dialect(
+        "hf-wrapped",
+        CURRENT,
+        "Hugging Face, current names, behind the prefix of torch.compile or DataParallel",
+        _wrapped,
+        wrappers=tables_gpt.WRAPPERS,
+    ),
     Dialect("hf-legacy", LEGACY, "Hugging Face BERT before 2019: LayerNorm.gamma and LayerNorm.beta", _legacy),
     Dialect("hf", CURRENT, "Hugging Face, current names", _current),
 )

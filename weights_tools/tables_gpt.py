@@ -1,0 +1,109 @@
+"""GPT-2 as nanoGPT, minGPT and build-nanogpt write it: Hugging Face's names, but nn.Linear instead of Conv1D.
+
+Sources: karpathy/nanoGPT, karpathy/minGPT, karpathy/build-nanogpt. Their weights of four layers are therefore the
+transposes of Hugging Face's under the same names, and one of the four is square. So names decide where they can (biases
+that are absent as a whole; gamma; torch.compile's prefix), the caller decides where they cannot (`dialect="nanogpt"`),
+and nothing is concluded from a shape: a wrong choice ends at `c_attn`, which is [C, 3C] one way and [3C, C] the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from weights_tools.mapping import TRANSPOSE, Dialect, Row, Shape, matcher
+
+# What torch.compile and DataParallel put before every name; a program that does both puts one before the other.
+WRAPPERS = ("_orig_mod.", "module.")
+
+BLOCK = "transformer.h.{layer}."
+LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+BIASES = (*(f"{{path}}h.{{layer}}.{part}.bias" for part in ("ln_1", "ln_2", *LINEAR)), "{path}ln_f.bias")
+
+REMARK = (
+    "the file does not say which GELU it was trained with: nanoGPT computes activation_function='gelu', minGPT and "
+    "build-nanogpt 'gelu_new'"
+)
+
+
+def _rows(scale: str, shift: str) -> tuple[Row, ...]:
+    norms = [f"{BLOCK}ln_1", f"{BLOCK}ln_2", "transformer.ln_f"]
+    return (
+        Row(f"{BLOCK}attn.bias", None, why="the causal mask, a constant and not a bias"),
+        Row("transformer.wte.weight", "transformer.wte.weight"),
+        Row("transformer.wpe.weight", "transformer.wpe.weight"),
+        *(Row(f"{norm}.{scale}", f"{norm}.weight") for norm in norms),
+        *(Row(f"{norm}.{shift}", f"{norm}.bias") for norm in norms),
+        *(Row(f"{BLOCK}{part}.weight", f"{BLOCK}{part}.weight", TRANSPOSE) for part in LINEAR),
+        *(Row(f"{BLOCK}{part}.bias", f"{BLOCK}{part}.bias") for part in LINEAR),
+        Row("lm_head.weight", "lm_head.weight"),
+    )
+
+
+def unwrapped(name: str) -> str:
+    """`name` without any of `WRAPPERS` before it."""
+    while name.startswith(WRAPPERS):
+        name = name.removeprefix(WRAPPERS[0]).removeprefix(WRAPPERS[1])
+    return name
+
+
+def _matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    matchers: list[Callable[[str], dict[str, str] | None]] = [matcher(pattern) for pattern in patterns]
+    return [name for name in names if any(match(unwrapped(name)) is not None for match in matchers)]
+
+
+def _nanogpt_gamma(names: Iterable[str]) -> str | None:
+    found = _matching(("transformer.ln_f.gamma", BLOCK + "ln_1.gamma", BLOCK + "ln_2.gamma"), names)
+    return f"{found[0]!r} and {len(found) - 1} more names: GPT-2 with gamma for a LayerNorm's scale" if found else None
+
+
+def _nanogpt(names: Iterable[str]) -> str | None:
+    every = list(names)
+    found = _matching((BLOCK + "attn.c_attn.weight",), every)
+    if not found:
+        return None
+    if not _matching(BIASES, every):
+        return f"{found[0]!r} without {found[0].removesuffix('weight') + 'bias'!r}: GPT-2 written with bias=False"
+    if all(name.startswith("_orig_mod.") for name in every):
+        return f"{found[0]!r}: every name begins with '_orig_mod.', as nanoGPT's train.py leaves it"
+    return None
+
+
+def layout_hint(dialect: str, misshapen: Iterable[tuple[str, Shape, Shape]]) -> str:
+    """What to say to a reader whose `c_attn` fits the other way round; "" if that is not so. Advice, never an action.
+
+    Args:
+        dialect: the name of the one that was used.
+        misshapen: `Plan.misshapen`.
+    """
+    turned = [
+        name for name, there, here in misshapen if name.endswith("attn.c_attn.weight") and there == tuple(here[::-1])
+    ]
+    if not turned:
+        return ""
+    if dialect.startswith("nanogpt"):
+        return (
+            f". {turned[0]} would fit as it stands: if Conv1D wrote it (Hugging Face), pass dialect='hf' ('hf-wrapped')"
+        )
+    return f". {turned[0]} would fit transposed: if nn.Linear wrote it (nanoGPT, minGPT), pass dialect='nanogpt'"
+
+
+DIALECTS = (
+    Dialect(
+        "nanogpt-gamma",
+        _rows("gamma", "beta"),
+        "GPT-2 of nn.Linear layers, LayerNorm.gamma and .beta (nanoGPT written by hand)",
+        _nanogpt_gamma,
+        wrappers=WRAPPERS,
+        zeros=BIASES,
+        remark=REMARK,
+    ),
+    Dialect(
+        "nanogpt",
+        _rows("weight", "bias"),
+        "GPT-2 of nn.Linear layers: nanoGPT, minGPT, build-nanogpt",
+        _nanogpt,
+        wrappers=WRAPPERS,
+        zeros=BIASES,
+        remark=REMARK,
+    ),
+)
