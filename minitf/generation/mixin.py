@@ -87,8 +87,14 @@ class GenerationMixin:
         """Read `generation_config.json`, if there is one beside the weights; part of `from_pretrained`."""
         from minitf.generation.config import GENERATION_CONFIG_NAME, GenerationConfig
 
-        if (folder / GENERATION_CONFIG_NAME).is_file():
+        if not (folder / GENERATION_CONFIG_NAME).is_file():
+            return
+        try:
             self.generation_config = GenerationConfig.from_pretrained(folder)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} The file holds defaults of generate() and no weights: mend it, or take it away."
+            ) from error
 
     def write_beside(self, folder: Path) -> None:
         """Write `generation_config.json`; part of `save_pretrained`."""
