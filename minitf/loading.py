@@ -272,7 +272,11 @@ def judge(
     name = type(model).__name__
     if matched.fits == 0:
         raise LoadError(f"no tensor of this file fits {name}: it is a checkpoint of something else.", report)
-    integers = [t for t, source in matched.sources.items() if not checkpoint[source.name].dtype.is_floating_point]
+    integers = [
+        target
+        for target, source in matched.sources.items()
+        if not all(checkpoint[part].dtype.is_floating_point for part in matched.parts(source.name))
+    ]
     if integers:
         raise LoadError(f"{fold(integers)[0]} is stored as integers; weights are floating point.", report)
     misshapen_trunk = [entry for entry in matched.misshapen if in_trunk(model, entry[0])]
@@ -390,7 +394,8 @@ def read_parameters(
     """Replace the parameters on the meta device by the tensors of the file."""
     dtype = named_dtype(model.config.dtype)
     for target, (source, op) in matched.sources.items():
-        stored = checkpoint[source].dtype
+        parts = matched.parts(source)
+        stored = checkpoint[parts[0]].dtype
         if stored != dtype:
             report.converted.append((target, str(stored).removeprefix("torch."), model.config.dtype))
         if mmap and stored != dtype:
@@ -398,13 +403,13 @@ def read_parameters(
                 f"mmap=True shares the file's own memory, which holds {stored}, but the model's dtype is {dtype}: "
                 f"pass dtype={str(stored).removeprefix('torch.')!r} or mmap=False."
             )
-        if mmap and op.text:
+        if mmap and (op.text or len(parts) > 1):
             raise ValueError(
                 f"mmap=True shares the file's own memory, but {target} has another layout there (dialect "
                 f"{matched.dialect!r}): pass mmap=False."
             )
-        tensor = checkpoint.read_mapped(source) if mmap else checkpoint.read(source, dtype=dtype)
-        set_parameter(model, target, op.apply(tensor))
+        pieces = [checkpoint.read_mapped(part) if mmap else checkpoint.read(part, dtype=dtype) for part in parts]
+        set_parameter(model, target, op.apply(pieces[0] if len(pieces) == 1 else torch.cat(pieces)))
 
 
 def make_fresh(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], matched: Plan) -> None:

@@ -170,8 +170,7 @@ def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
         if row is not None:
             buffers.setdefault(row.why, []).append(name)
         beginning = re.split(r"[./]", name, maxsplit=1)[0]
-        explained = dialect.translate(name)[1]
-        if beginning not in KNOWN_BEGINNINGS and (explained is None or explained.source == "{rest}"):
+        if beginning not in KNOWN_BEGINNINGS and not dialect.knows(name):
             strange[beginning] += 1
     if result.dialect != tables.DIALECTS[-1].name:
         result.remarks.append(f"older or foreign names ({result.dialect}): {result.reason}")

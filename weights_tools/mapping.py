@@ -185,6 +185,27 @@ def invert(rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(Row(row.target, row.source, row.op.reversed(), row.why) for row in rows if row.target is not None)
 
 
+def unwrapped(name: str, wrappers: Sequence[str]) -> str:
+    """`name` without any of `wrappers` before it, in any order."""
+    while wrapper := next((text for text in wrappers if name.startswith(text)), ""):
+        name = name.removeprefix(wrapper)
+    return name
+
+
+@dataclass(frozen=True)
+class Join:
+    """Tensors that one program keeps apart and Hugging Face holds as one: joined along their first axis, before any op.
+
+    Attributes:
+        parts: patterns with the same placeholders, in the order of the joined tensor; of equal sizes.
+        whole: the pattern of the name under which the rows speak of all of them. A file that lacks one of the parts has
+            no whole: the others are unexpected there.
+    """
+
+    parts: tuple[str, ...]
+    whole: str
+
+
 @dataclass(frozen=True)
 class Dialect:
     """The names that one program writes.
@@ -194,6 +215,7 @@ class Dialect:
         rows: the table, first match decides; a name that no row matches is unexpected.
         description: one line for the reader.
         recognise: the reason why these names are of this dialect, or None.
+        joins: what is put together before the table is asked.
         wrappers: beginnings that are taken off a name, in any order, before the table is asked.
         zeros: patterns of target names that are 0 in a file which has none of them: its program computes without. If it
             has one of them, the others are missing.
@@ -207,11 +229,23 @@ class Dialect:
     wrappers: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     remark: str = ""
+    joins: tuple[Join, ...] = ()
+
+    def unwrapped(self, name: str) -> str:
+        """`name` without any of `wrappers` before it."""
+        return unwrapped(name, self.wrappers)
+
+    def knows(self, name: str) -> bool:
+        """Whether a row or a join speaks of this very name; a row for any name does not count."""
+        row = self.translate(name)[1]
+        parts = (part for join in self.joins for part in join.parts)
+        return (row is not None and row.source != "{rest}") or any(
+            matcher(part)(self.unwrapped(name)) for part in parts
+        )
 
     def translate(self, name: str) -> tuple[str | None, Row | None]:
         """(target name, row); target None: dropped by that row; both None: the table does not know the name."""
-        while wrapper := next((text for text in self.wrappers if name.startswith(text)), ""):
-            name = name.removeprefix(wrapper)
+        name = self.unwrapped(name)
         for row in self.rows:
             target = row.match(name)
             if target is not None:
@@ -242,6 +276,7 @@ class Plan:
             both and requires equal bits.
         zeros: target names that the file lacks because its program computes without them: 0, by the dialect's rule.
             They are in none of the other lists.
+        joined: name of a whole -> the names of its parts in the file (`Join`). The other lists speak of the whole.
         dialect: the name of the dialect; `reason`: why it was chosen; `remark`: the dialect's own.
         prefix_note: what was done about the base prefix, or "".
     """
@@ -254,6 +289,7 @@ class Plan:
     misshapen: list[tuple[str, Shape, Shape]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
+    joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
     dialect: str = ""
     reason: str = ""
     remark: str = ""
@@ -263,6 +299,10 @@ class Plan:
     def fits(self) -> int:
         """How many target tensors have a source of the right shape."""
         return len(self.sources)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The names in the file that `name`, of `sources`, stands for: itself, or its parts, in order."""
+        return self.joined.get(name, (name,))
 
     def notes(self) -> list[str]:
         """What a report should say beside its lists: the dialect and why, the prefix, what was done to the numbers."""
@@ -320,10 +360,11 @@ def plan(
         ValueError: an unknown dialect name (lists those that exist).
     """
     table, reason = _dialect(dialect, source)
-    result = Plan(dialect=table.name, reason=reason, remark=table.remark)
+    shapes, joined = _join({name: _shape(source[name]) for name in source}, table)
+    result = Plan(dialect=table.name, reason=reason, remark=table.remark, joined=joined)
     ties = {alias: canonical for alias, canonical in (aliases or {}).items() if alias in target or canonical in target}
     candidates: list[_Candidate] = []
-    for name in source:
+    for name in shapes:
         mapped, row = table.translate(name)
         if row is None:
             result.unexpected.append(name)
@@ -342,7 +383,7 @@ def plan(
             result.dropped.append((item.source, f"weights of a task head that {model_name} does not have"))
         else:
             result.unexpected.append(item.source)
-    _compare_shapes(source, target, ties, used, result)
+    _compare_shapes(shapes, target, ties, used, result)
     if not any(matcher(pattern)(item.mapped) for pattern in table.zeros for item in candidates):
         result.zeros = [name for name in result.missing if any(matcher(pattern)(name) for pattern in table.zeros)]
         result.missing = [name for name in result.missing if name not in result.zeros]
@@ -373,8 +414,43 @@ def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) ->
                 f"{name}: the dialect {table.name!r} has no name for it ({table.description}). Leave the tensor out, "
                 "or choose another dialect."
             )
-        result[target] = row.op.apply(tensor)
+        result.update(_split(target, row.op.apply(tensor), table))
     return result
+
+
+def _split(name: str, tensor: torch.Tensor, table: Dialect) -> dict[str, torch.Tensor]:
+    for join in table.joins:
+        match = matcher(join.whole)(name)
+        if match is not None:
+            pieces = tensor.chunk(len(join.parts))
+            return {part.format(**match): piece.clone() for part, piece in zip(join.parts, pieces, strict=True)}
+    return {name: tensor}
+
+
+def _join(shapes: dict[str, Shape], table: Dialect) -> tuple[dict[str, Shape], dict[str, tuple[str, ...]]]:
+    """(shapes with each complete set of parts as one entry, name of the whole -> names of its parts)."""
+    found: dict[str, dict[int, str]] = {}
+    for name in shapes if table.joins else ():
+        for join in table.joins:
+            for index, pattern in enumerate(join.parts):
+                match = matcher(pattern)(table.unwrapped(name))
+                if match is not None:
+                    # A second name of one part keeps its own name, and is unexpected under it.
+                    found.setdefault(join.whole.format(**match), dict.fromkeys(range(len(join.parts)), ""))
+                    found[join.whole.format(**match)][index] = found[join.whole.format(**match)][index] or name
+    wholes = {
+        whole: tuple(parts.values())
+        for whole, parts in found.items()
+        if all(parts.values()) and len({shapes[name] for name in parts.values()}) == 1 and shapes[parts[0]]
+    }
+    owner = {name: whole for whole, names in wholes.items() for name in names}
+    result: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        if name not in owner:
+            result[name] = shape
+        elif owner[name] not in result:
+            result[owner[name]] = (shape[0] * len(wholes[owner[name]]), *shape[1:])
+    return result, wholes
 
 
 CHOSEN = "chosen by the caller"
@@ -440,7 +516,7 @@ def _choose(
 
 
 def _compare_shapes(
-    source: Mapping[str, TensorInfo] | Mapping[str, Shape],
+    source: Mapping[str, Shape],
     target: Mapping[str, Shape],
     ties: Mapping[str, str],
     used: Mapping[str, _Candidate],
@@ -453,7 +529,7 @@ def _compare_shapes(
             continue
         if item.mapped != item.source:
             result.renamed.append((item.source, name))
-        shape = item.op.shape(_shape(source[item.source]))
+        shape = item.op.shape(source[item.source])
         if shape == tuple(expected):
             result.sources[name] = Source(item.source, item.op)
         else:

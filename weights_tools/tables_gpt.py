@@ -1,6 +1,7 @@
-"""GPT-2 as nanoGPT, minGPT and build-nanogpt write it: Hugging Face's names, but nn.Linear instead of Conv1D.
+"""GPT-2 of nn.Linear layers, where Hugging Face has Conv1D: nanoGPT, minGPT, build-nanogpt; LLMs-from-scratch.
 
-Sources: karpathy/nanoGPT, karpathy/minGPT, karpathy/build-nanogpt. Their weights of four layers are therefore the
+Sources: karpathy/nanoGPT, karpathy/minGPT, karpathy/build-nanogpt; rasbt/LLMs-from-scratch (chapters 3 and 4), whose
+names are its own. The first three have Hugging Face's names. Their weights of four layers are therefore the
 transposes of Hugging Face's under the same names, and one of the four is square. So names decide where they can (biases
 that are absent as a whole; gamma; torch.compile's prefix), the caller decides where they cannot (`dialect="nanogpt"`),
 and nothing is concluded from a shape: a wrong choice ends at `c_attn`, which is [C, 3C] one way and [3C, C] the other.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from weights_tools.mapping import TRANSPOSE, Dialect, Row, Shape, matcher
+from weights_tools.mapping import TRANSPOSE, Dialect, Join, Row, Shape, matcher, unwrapped
 
 # What torch.compile and DataParallel put before every name; a program that does both puts one before the other.
 WRAPPERS = ("_orig_mod.", "module.")
@@ -39,16 +40,55 @@ def _rows(scale: str, shift: str) -> tuple[Row, ...]:
     )
 
 
-def unwrapped(name: str) -> str:
-    """`name` without any of `WRAPPERS` before it."""
-    while name.startswith(WRAPPERS):
-        name = name.removeprefix(WRAPPERS[0]).removeprefix(WRAPPERS[1])
-    return name
+TRF = "trf_blocks.{layer}."
+
+# The order in Hugging Face's c_attn: query, key, value.
+QKV = tuple(
+    Join(
+        tuple(f"{TRF}att.W_{part}.{kind}" for part in ("query", "key", "value")),
+        f"{TRF}att.W_query+W_key+W_value.{kind}",
+    )
+    for kind in ("weight", "bias")
+)
+
+FROM_SCRATCH = (
+    Row(f"{TRF}att.mask", None, why="the causal mask, a constant"),
+    Row("tok_emb.weight", "transformer.wte.weight"),
+    Row("pos_emb.weight", "transformer.wpe.weight"),
+    *(
+        Row(f"{source}.{old}", f"{target}.{new}")
+        for source, target in (
+            (f"{TRF}norm1", f"{BLOCK}ln_1"),
+            (f"{TRF}norm2", f"{BLOCK}ln_2"),
+            ("final_norm", "transformer.ln_f"),
+        )
+        for old, new in (("scale", "weight"), ("shift", "bias"))
+    ),
+    *(
+        row
+        for source, target in (
+            ("att.W_query+W_key+W_value", "attn.c_attn"),
+            ("att.out_proj", "attn.c_proj"),
+            ("ff.layers.0", "mlp.c_fc"),
+            ("ff.layers.2", "mlp.c_proj"),
+        )
+        for row in (
+            Row(f"{TRF}{source}.weight", f"{BLOCK}{target}.weight", TRANSPOSE),
+            Row(f"{TRF}{source}.bias", f"{BLOCK}{target}.bias"),
+        )
+    ),
+    Row("out_head.weight", "lm_head.weight"),
+)
+
+
+def _from_scratch(names: Iterable[str]) -> str | None:
+    found = _matching((f"{TRF}att.{{rest}}",), names)
+    return f"{found[0]!r} and {len(found) - 1} more names of its attention" if found else None
 
 
 def _matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     matchers: list[Callable[[str], dict[str, str] | None]] = [matcher(pattern) for pattern in patterns]
-    return [name for name in names if any(match(unwrapped(name)) is not None for match in matchers)]
+    return [name for name in names if any(match(unwrapped(name, WRAPPERS)) is not None for match in matchers)]
 
 
 def _nanogpt_gamma(names: Iterable[str]) -> str | None:
@@ -88,6 +128,15 @@ def layout_hint(dialect: str, misshapen: Iterable[tuple[str, Shape, Shape]]) -> 
 
 
 DIALECTS = (
+    Dialect(
+        "llms-from-scratch",
+        FROM_SCRATCH,
+        "GPT-2 as the book Build a Large Language Model (From Scratch) writes it",
+        _from_scratch,
+        wrappers=WRAPPERS,
+        zeros=("{path}h.{layer}.attn.c_attn.bias",),
+        joins=QKV,
+    ),
     Dialect(
         "nanogpt-gamma",
         _rows("gamma", "beta"),

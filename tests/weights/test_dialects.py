@@ -123,9 +123,32 @@ def gamma(tensors: Tensors) -> Tensors:
     }
 
 
+def from_scratch(tensors: Tensors) -> Tensors:
+    """As LLMs-from-scratch stores them: query, key and value apart, names of its own, nn.Linear."""
+    names = {
+        "transformer.wte.weight": "tok_emb.weight", "transformer.wpe.weight": "pos_emb.weight",
+        "transformer.h.": "trf_blocks.", "transformer.ln_f": "final_norm", "ln_1": "norm1", "ln_2": "norm2",
+        "attn.c_proj": "att.out_proj", "mlp.c_fc": "ff.layers.0", "mlp.c_proj": "ff.layers.2",
+    }  # fmt: skip
+    result = {}
+    for name, tensor in nano(tensors).items():
+        renamed = name.replace("lm_head", "out_head")
+        for theirs, own in names.items():
+            renamed = renamed.replace(theirs, own)
+        if "norm" in renamed:
+            renamed = renamed.replace("weight", "scale").replace("bias", "shift")
+        if "c_attn" in renamed:
+            for index, part in enumerate(("query", "key", "value")):
+                result[renamed.replace("attn.c_attn", f"att.W_{part}")] = tensor[index * 32 : index * 32 + 32].clone()
+        else:
+            result[renamed] = tensor
+    return result
+
+
 FOREIGN: dict[str, tuple[Callable[..., Any], Callable[[Tensors], Tensors]]] = {
     "google-bert": (bert, google),
     "openai-gpt2": (gpt2, openai),
+    "llms-from-scratch": (gpt2, from_scratch),
     "nanogpt-gamma": (gpt2, gamma),
     "nanogpt": (gpt2, nano),
     "sentence-transformers": (
@@ -155,8 +178,8 @@ def test_there_and_back_bit_by_bit(dialect: str) -> None:
     tensors = weights(model)
     there = into_dialect(tensors, dialect)
     expected = by_hand(tensors)
-    if "lm_head.weight" in expected:  # one tensor, whose second name is not a second weight
-        assert torch.equal(expected.pop("lm_head.weight"), expected["transformer.wte.weight"])
+    for head in {"lm_head.weight", "out_head.weight"} & set(expected):  # a second name is not a second weight
+        assert torch.equal(expected.pop(head), tensors["transformer.wte.weight"])
     wrapper = "module." if dialect == "hf-wrapped" else ""
     assert [wrapper + name for name in there] == list(expected)
     for name, tensor in there.items():
@@ -169,9 +192,11 @@ def test_there_and_back_bit_by_bit(dialect: str) -> None:
     )  # fmt: skip
     assert list(made.sources) == list(tensors)
     assert made.missing == made.unexpected == made.misshapen == made.dropped == made.duplicates == made.zeros == []
+    assert len(made.joined) == (4 if dialect == "llms-from-scratch" else 0)
     for target, (source, op) in made.sources.items():
-        assert torch.equal(op.apply(there[source]), tensors[target]), target
-        assert torch.equal(op.invert(tensors[target]), there[source]), target
+        stored = torch.cat([there[part] for part in made.parts(source)]) if source in made.joined else there[source]
+        assert torch.equal(op.apply(stored), tensors[target]), target
+        assert torch.equal(op.invert(tensors[target]), stored), target
 
 
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "BertForQuestionAnswering", "BertForMaskedLM"])
@@ -189,7 +214,7 @@ def test_the_heads_of_googles_programs(name: str, tmp_path: Path) -> None:
 def test_no_way_back_for_a_name_that_a_dialect_does_not_have() -> None:
     with pytest.raises(WeightsError, match=r"score.weight: the dialect 'openai-gpt2' has no name for it .*Leave the"):
         into_dialect(weights(gpt2("GPT2ForSequenceClassification", pad_token_id=0)), "openai-gpt2")
-    with pytest.raises(ValueError, match="dialect is 'keras'; expected one of 'google-bert', 'openai-gpt2', 'nanogpt"):
+    with pytest.raises(ValueError, match="dialect is 'keras'; expected one of 'google-bert', 'openai-gpt2', 'llms"):
         into_dialect({}, "keras")
 
 
@@ -352,6 +377,38 @@ def test_a_bias_that_is_missing_among_others_is_missing(tmp_path: Path) -> None:
         minitf.GPT2LMHeadModel.from_pretrained(path, dialect="nanogpt")
 
 
+def test_query_key_and_value_apart(tmp_path: Path) -> None:
+    """All three or none: what is joined is said by the report, and a part alone is no whole."""
+    model = gpt2()
+    tensors = {**from_scratch(weights(model)), "trf_blocks.0.att.mask": torch.ones(16, 16).triu(1)}
+    report = minitf.GPT2LMHeadModel.from_pretrained(written(tensors, tmp_path, model.config)).load_report
+    whole = "trf_blocks.1.att.W_query+W_key+W_value.weight"
+    assert (whole, "transformer.h.1.attn.c_attn.weight") in report.renamed
+    assert report.dropped == [("trf_blocks.0.att.mask", "the causal mask, a constant")]
+    without = {name: tensor for name, tensor in tensors.items() if not re.search(r"W_\w+.bias", name)}
+    again = minitf.GPT2LMHeadModel.from_pretrained(written(without, tmp_path, model.config), strict=True)
+    assert not any(block.attn.c_attn.bias.any() for block in again.transformer.h)
+    assert all(block.attn.c_proj.bias.any() for block in again.transformer.h)
+    assert any("transformer.h.{0..1}.attn.c_attn.bias" in note for note in again.load_report.notes)
+    for lost in ("trf_blocks.1.att.W_key.weight", "trf_blocks.0.att.W_value.bias"):
+        fewer = {name: tensor for name, tensor in tensors.items() if name != lost}
+        with pytest.raises(LoadError, match=r"names in the file are not explained: trf_blocks.\d.att.W_(query|key)"):
+            minitf.GPT2LMHeadModel.from_pretrained(written(fewer, tmp_path, model.config))
+    assert not any("which no BERT" in remark for remark in inspect(written(tensors, tmp_path, model.config)).remarks)
+    odd = inspect(written({**tensors, "extra.weight": torch.ones(2)}, tmp_path, model.config)).remarks
+    assert "1 name(s) begin with 'extra', which no BERT or GPT-2 class has" in odd
+    narrow = {**tensors, "trf_blocks.1.att.W_key.weight": torch.ones(31, 32)}
+    with pytest.raises(LoadError, match=r"1 weights are missing in the file: transformer.h.1.attn.c_attn.weight"):
+        minitf.GPT2LMHeadModel.from_pretrained(written(narrow, tmp_path, model.config))
+    integers = {**tensors, "trf_blocks.1.att.W_value.weight": torch.ones(32, 32, dtype=torch.int64)}
+    with pytest.raises(LoadError, match=r"h.1.attn.c_attn.weight is stored as integers"):
+        minitf.GPT2LMHeadModel.from_pretrained(written(integers, tmp_path, model.config))
+    path = written({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path, model.config)
+    assert same_outputs(minitf.GPT2LMHeadModel.from_pretrained(path, strict=True), model)
+    with pytest.raises(ValueError, match="has another layout there"):
+        minitf.GPT2LMHeadModel.from_pretrained(path, mmap=True)
+
+
 # --------------------------------------------------------------------------------------------------------- recognition
 
 
@@ -363,6 +420,7 @@ def test_a_bias_that_is_missing_among_others_is_missing(tmp_path: Path) -> None:
         (["transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.bias"], "nanogpt", "written with bias=False"),
         (["_orig_mod.transformer.h.0.attn.c_attn.weight", "_orig_mod.transformer.h.0.attn.c_attn.bias"],
          "nanogpt", "every name begins with '_orig_mod.', as nanoGPT's"),
+        (["trf_blocks.0.att.mask", "x"], "llms-from-scratch", "'trf_blocks.0.att.mask' and 0 more"),
         (["module.transformer.h.0.ln_1.gamma"], "nanogpt-gamma", "'module.transformer.h.0.ln_1.gamma' and 0 more"),
         (["transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_attn.bias"], "hf", "no name is of another"),
         (["transformer.h.0.attn.c_attn.weight", "transformer.ln_f.bias"], "hf", "no name is of another"),
