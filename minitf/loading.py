@@ -63,18 +63,14 @@ def load_pretrained(
     strict: bool | str,
     ignore_mismatched_sizes: bool,
     mmap: bool,
+    dialect: str | None,
     hub: Mapping[str, Any],
     settings: dict[str, Any],
 ) -> Any:
-    """See `PreTrainedModel.from_pretrained`, whose arguments these are.
-
-    One setting is neither the configuration's nor the model's: `dialect`, whose names the file has
-    (`weights_tools.tables.DIALECTS`); default: decided by the names.
-    """
+    """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
     if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
     path = resolve(name_or_path, **hub)
-    dialect = settings.pop("dialect", None)
     for_config, for_model = split_settings(model_class, settings)
     if attn_implementation is not None:
         for_config["attn_implementation"] = attn_implementation
@@ -143,7 +139,7 @@ def split_settings(model_class: type[Any], settings: Mapping[str, Any]) -> tuple
     for name in settings:
         if name not in keys | arguments:
             loading = inspect.signature(model_class.from_pretrained).parameters
-            raise unknown_setting(model_class, name, sorted({"dialect", *keys, *arguments, *loading} - {"settings"}))
+            raise unknown_setting(model_class, name, sorted({*keys, *arguments, *loading} - {"settings"}))
     return (
         {name: value for name, value in settings.items() if name in keys},
         {name: value for name, value in settings.items() if name not in keys},

@@ -617,6 +617,7 @@ class PreTrainedModel(nn.Module):
         strict: bool | str = "auto",
         ignore_mismatched_sizes: bool = False,
         mmap: bool = False,
+        dialect: str | None = None,
         output_loading_info: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
@@ -637,6 +638,8 @@ class PreTrainedModel(nn.Module):
             ignore_mismatched_sizes: initialise *heads* of another shape anew (another number of labels, say).
             mmap: let parameters share the pages of the mapped file instead of memory of their own: faster to load,
                 but the file must not change while the model lives. safetensors only, without a change of dtype.
+            dialect: whose names and layouts the file has, a name of `weights_tools.tables.DIALECTS` ("google-bert",
+                "nanogpt", ...); None = recognised by the names, with the reason in the report.
             output_loading_info: return `(model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []})`.
             cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
             **settings: keys of the configuration to replace (`num_labels=5`), or arguments of the model's constructor.
@@ -659,6 +662,7 @@ class PreTrainedModel(nn.Module):
             strict=strict,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             mmap=mmap,
+            dialect=dialect,
             hub={"cache_dir": cache_dir, "revision": revision, "local_files_only": local_files_only, "token": token},
             settings=settings,
         )
