@@ -57,6 +57,8 @@ def add_product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def add_rows(bias: Tensor, rows: Tensor, weight: Tensor, count: int) -> Tensor:
     """`add_product` of `[B, K]`, in `count` parts if they can be equal."""
+    if count == 1:
+        return torch.addmm(bias, rows, weight)  # [B, N]
     inputs = weight.shape[0]
     while inputs % count:
         count -= 1

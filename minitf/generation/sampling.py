@@ -32,8 +32,9 @@ def sample(run: Run) -> GenerateDecoderOnlyOutput:
     all_logits: list[Tensor] = []
     all_scores: list[Tensor] = []
     while True:
-        scores = run.processors(sequences, logits)  # [B, V]
+        scores = logits  # [B, V]
         if run.processors:
+            scores = run.processors(sequences, logits)  # [B, V]
             run.steps.refuse_nothing(scores.amax(dim=-1).masked_fill(~unfinished, 0.0))  # a row that ended chooses none
         if settings.output_logits:
             all_logits.append(logits)

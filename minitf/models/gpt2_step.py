@@ -120,8 +120,8 @@ class DecodingStep:
         rows, past = ids.shape[0], self.cache.get_seq_length()
         if rows != self.rows:
             self.cut(rows)
-        place = self.places[past] if positions is None else F.embedding(positions[:, -1], self.places)  # [C] or [B, C]
-        hidden = F.embedding(ids[:, 0], self.words) + place  # [B, C]
+        place = self.places.select(0, past) if positions is None else self.places[positions[:, -1]]  # [C] or [B, C]
+        hidden = torch.embedding(self.words, ids.select(1, 0)) + place  # [B, C]
         allowed = None if mask is None else mask[:, None, None].to(torch.bool)  # [B, 1, 1, S]
         buffers = self.cache.room(rows)
         for block, cut, (keys, values) in zip(self.blocks, self.cuts, buffers, strict=True):
