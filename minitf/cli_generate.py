@@ -510,13 +510,13 @@ def as_text(call: Call, results: Sequence[Result], prompt: list[int]) -> list[st
     for number, one in enumerate(results, start=1):
         if len(results) > 1:
             score = "" if one.score is None else f", score {one.score:.4f}"
-            lines += ["" if number > 1 else None, f"--- {number} of {len(results)}{score}"]  # type: ignore[list-item]
+            lines += [*([""] if number > 1 else []), f"--- {number} of {len(results)}{score}"]
         ids = one.new_ids if call.arguments.skip_prompt else prompt + one.new_ids
         text = one.new_text if call.arguments.skip_prompt else one.text
         lines.append(",".join(map(str, ids)) if text is None else shown(text))
         if one.tokens is not None:
             lines += ["", *probability_lines(one)]
-    return [line for line in lines if line is not None]
+    return lines
 
 
 def probability_lines(one: Result) -> list[str]:

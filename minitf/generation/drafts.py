@@ -163,7 +163,7 @@ def check_draft_model(run: Run) -> None:
             "that scores next words, such as GPT2LMHeadModel."
         )
     check_model(draft)
-    config: Any = draft.config  # type: ignore[attr-defined]
+    config = draft.config
     if config.vocab_size != model.config.vocab_size:
         raise ValueError(
             f"assistant_model has a vocabulary of {config.vocab_size} tokens and this model one of "

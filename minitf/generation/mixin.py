@@ -14,7 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ def streamer_hears_errors(function: Callable[P, R]) -> Callable[P, R]:
 class GenerationMixin:
     """Adds `generate` to a model whose forward returns `logits` `[B, T, V]` and takes `past_key_values`."""
 
+    config: Any  # these two are the model's, see PreTrainedModel
+    always_decodes: ClassVar[bool]
+
     @property
     def generation_config(self) -> GenerationConfig:
         """The settings that hold where a call says nothing: of `generation_config.json`, or of the configuration."""
@@ -59,7 +62,7 @@ class GenerationMixin:
 
         held: GenerationConfig | None = self.__dict__.get("_generation_config")
         if held is None:
-            held = GenerationConfig.from_model_config(self.config)  # type: ignore[attr-defined]
+            held = GenerationConfig.from_model_config(self.config)
             self.__dict__["_generation_config"] = held
             say_old_settings(held)
         return held
@@ -81,7 +84,7 @@ class GenerationMixin:
 
     def can_generate(self) -> bool:
         """Whether each token is scored by what stands before it."""
-        return bool(self.always_decodes or self.config.is_decoder)  # type: ignore[attr-defined]
+        return bool(self.always_decodes or self.config.is_decoder)
 
     def read_beside(self, folder: Path) -> None:
         """Read `generation_config.json`, if there is one beside the weights; part of `from_pretrained`."""
@@ -196,7 +199,7 @@ class GenerationMixin:
             model, joined, strategy.name, prompt, limits, processors, stopping, generator=generator,
             streamer=streamer, draft=assistant_model,
         )  # fmt: skip
-        output = strategy.run(run)
+        output = strategy.run(run)  # Any: a loop is found by its name
         if past_key_values is not None and past_key_values is prompt.cache and "beam" in strategy.name:
             prepare.back_to_prompt(prompt, joined.num_beams)
         return output if joined.return_dict_in_generate else output.sequences  # type: ignore[no-any-return]

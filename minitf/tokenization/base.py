@@ -125,12 +125,12 @@ class Tokenizer(SpecialTokens):
     @classmethod
     def _engine_of_files(cls, paths: list[Path], stated: Mapping[str, Any]) -> Engine:
         """The engine of vocabulary files, with the options that were stated."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} does not say how its vocabulary files are read.")
 
     @classmethod
     def _engine_of_json(cls, path: Path, text: str, stated: Mapping[str, Any]) -> Engine:
         """The engine of a tokenizer.json, with the stated options in the place of what it says."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} does not say how its tokenizer.json is read.")
 
     # Vocabulary
 

@@ -140,7 +140,7 @@ class PythonEngine(Engine):
 
     def normalize(self, text: str) -> Aligned:
         """Clean-up before the text is split, with origins counted from 0. Of the family."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how a text is cleaned up.")
 
     def split(self, aligned: Aligned) -> Iterator[list[Piece]]:
         """The words of a normalized text, each cut into pieces of the vocabulary. Of the family."""
