@@ -390,41 +390,111 @@ def plan(
     return result
 
 
-def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) -> dict[str, torch.Tensor]:
-    """The same weights under the names and in the layout of another program: the way back of `plan`.
+def own_targets(
+    source: Mapping[str, TensorInfo] | Mapping[str, Shape], dialect: Dialect | str | None = None
+) -> dict[str, Shape]:
+    """Hugging Face's names and shapes of everything in a file, without a model to compare with: a `target` for `plan`.
+
+    Names that the dialect drops or does not know are left out. A bias that is 0 by the dialect's rule follows its
+    weight, and is as long as the weight's last axis (so it is for LayerNorm and for Conv1D, which alone have the rule).
+
+    Raises:
+        ValueError: an unknown dialect name (lists those that exist).
+    """
+    table, _ = _dialect(dialect, source)
+    shapes, _ = _join({name: _shape(source[name]) for name in source}, table)
+    found: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        target, row = table.translate(name)
+        if target is not None and row is not None:
+            found[target] = row.op.shape(shape)
+    zeros = [matcher(pattern) for pattern in table.zeros]
+    if any(match(name) for match in zeros for name in found):
+        return found
+    result: dict[str, Shape] = {}
+    for name, shape in found.items():
+        result[name] = shape
+        bias = name.removesuffix("weight") + "bias"
+        if name.endswith(".weight") and any(match(bias) for match in zeros):
+            result[bias] = shape[-1:]
+    return result
+
+
+class Way(NamedTuple):
+    """How a tensor of another program comes from one of Hugging Face's: `op`, then part `part` of `parts` equal ones.
+
+    `target`, `source`: the other program's name and Hugging Face's.
+    """
+
+    target: str
+    source: str
+    op: Op
+    part: int = 0
+    parts: int = 1
+
+    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The numbers of `target`, from those of `source`."""
+        result = self.op.apply(tensor)
+        return result if self.parts == 1 else result.chunk(self.parts)[self.part].clone()
+
+    def shape(self, shape: Shape) -> Shape:
+        """The shape of `target`, from that of `source`."""
+        result = self.op.shape(shape)
+        return result if self.parts == 1 else (result[0] // self.parts, *result[1:])
+
+
+def plan_back(names: Iterable[str], dialect: Dialect | str) -> list[Way]:
+    """The way of every name into another program's: `into_dialect` without the tensors.
 
     Args:
-        tensors: Hugging Face's names, with the base prefix ("bert.", "transformer."), each tied weight once.
+        names: Hugging Face's, with the base prefix ("bert.", "transformer."), each tied weight once.
         dialect: a `Dialect` or its name. Wrappers ("module.") are not put on again.
 
     Returns:
-        The dialect's names, in the order of `tensors`; tensors that need no change are the given ones.
+        In the order of `names`; a name that the dialect keeps apart has one entry for each part, one after another.
 
     Raises:
         ValueError: an unknown dialect name (lists those that exist).
         WeightsError: a name that the dialect has no counterpart for.
     """
-    table, _ = _dialect(dialect, tensors)
+    table, _ = _dialect(dialect, ())
     back = Dialect(table.name, invert(table.rows), table.description, table.recognise)
-    result = {}
-    for name, tensor in tensors.items():
+    ways: list[Way] = []
+    for name in names:
         target, row = back.translate(name)
         if target is None or row is None:
             raise WeightsError(
                 f"{name}: the dialect {table.name!r} has no name for it ({table.description}). Leave the tensor out, "
                 "or choose another dialect."
             )
-        result.update(_split(target, row.op.apply(tensor), table))
-    return result
+        parts = _parts_of(target, table)
+        ways += [Way(part, name, row.op, index, len(parts)) for index, part in enumerate(parts)]
+    return ways
 
 
-def _split(name: str, tensor: torch.Tensor, table: Dialect) -> dict[str, torch.Tensor]:
+def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) -> dict[str, torch.Tensor]:
+    """The same weights under the names and in the layout of another program: the way back of `plan`.
+
+    Args:
+        tensors: as the names of `plan_back`.
+        dialect: a `Dialect` or its name.
+
+    Returns:
+        The dialect's names, in the order of `tensors`; tensors that need no change are the given ones.
+
+    Raises:
+        ValueError, WeightsError: as `plan_back`.
+    """
+    return {way.target: way.apply(tensors[way.source]) for way in plan_back(tensors, dialect)}
+
+
+def _parts_of(name: str, table: Dialect) -> list[str]:
+    """The names under which the dialect keeps `name`: its parts, or itself."""
     for join in table.joins:
         match = matcher(join.whole)(name)
         if match is not None:
-            pieces = tensor.chunk(len(join.parts))
-            return {part.format(**match): piece.clone() for part, piece in zip(join.parts, pieces, strict=True)}
-    return {name: tensor}
+            return [part.format(**match) for part in join.parts]
+    return [name]
 
 
 def _join(shapes: dict[str, Shape], table: Dialect) -> tuple[dict[str, Shape], dict[str, tuple[str, ...]]]:
