@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights_tools": {"weights_tools"},
     GROUND: {"minitf.cache"},
     "minitf.keywords": set(),  # errors for misspelt names: anything may use it
+    "minitf.patterns": set(),  # names only
     **{leaf: {GROUND} for leaf in LEAVES},
     "minitf.config": {"weights_tools", "minitf.activations", "minitf.keywords"},
     "minitf.pretrained": {
@@ -74,9 +75,18 @@ ALLOWED: dict[str, set[str]] = {
         GROUND,
         "weights_tools",
     },
-    "minitf.tracing": set(),
-    "minitf.surgery": set(),
+    "minitf.tracing": {"minitf.tracing", "minitf.patterns"},
+    "minitf.surgery": {"minitf.surgery", "minitf.patterns"},
     "minitf.parity": {"minitf.parity"},
+    "minitf.parity.faults": {  # how a mistake is made in the models, their leaves and caches
+        "minitf.parity.faults",
+        "minitf.models",
+        "minitf.activations",
+        "minitf.cache",
+        "minitf.losses",
+        "minitf.masks",
+        "minitf.memory",
+    },
     # On top: they may import everything, and nothing below imports them.
     **{f"minitf.{name}": {"minitf", "weights_tools"} for name in ("pipelines", "training", "viz", "demo")},
     **{f"minitf.{name}": {"minitf", "weights_tools"} for name in ("cli", "__main__")},

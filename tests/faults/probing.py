@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.faults.injecting import Fault
+from minitf.parity.faults.injecting import Fault
 
 
 @dataclass(frozen=True)

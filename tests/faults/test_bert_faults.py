@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import minitf
-from tests.faults.bert_faults import BY_NAME, FAULTS, NOT_IN_BERT
-from tests.faults.injecting import Fault
+from minitf.parity.faults.bert_faults import BY_NAME, FAULTS, NOT_IN_BERT
+from minitf.parity.faults.injecting import Fault
 from tests.faults.probing import Probe, difference, tensors
 from tests.goldens import bert_runs
 from tests.parity import test_bert, test_bert_decoder, test_bert_goldens, test_bert_settings

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import minitf
-from tests.faults.gpt2_faults import BY_NAME, FAULTS, NOT_IN_GPT2
-from tests.faults.injecting import Fault
+from minitf.parity.faults.gpt2_faults import BY_NAME, FAULTS, NOT_IN_GPT2
+from minitf.parity.faults.injecting import Fault
 from tests.faults.probing import Probe, difference, tensors
 from tests.goldens import gpt2_runs
 from tests.parity import test_gpt2, test_gpt2_cache, test_gpt2_goldens, test_gpt2_settings

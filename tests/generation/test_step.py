@@ -20,8 +20,8 @@ from minitf.activations import ACT2FN
 from minitf.cache import KVCache, StaticKVCache
 from minitf.masks import positions_from_mask
 from minitf.models import gpt2, gpt2_step
-from tests.faults.gpt2_cache_faults import FAULTS as CACHE_FAULTS
-from tests.faults.gpt2_trunk_faults import FAULTS as TRUNK_FAULTS
+from minitf.parity.faults.gpt2_cache_faults import FAULTS as CACHE_FAULTS
+from minitf.parity.faults.gpt2_trunk_faults import FAULTS as TRUNK_FAULTS
 from tests.generation.pairs import PAD, fresh, pair, prompts
 from tests.support import random_value, randomise_
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from minitf.losses import IGNORED
-from tests.faults.injecting import Changes, Fault, named, replaced, wrapped
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import (
+from minitf.parity.faults.injecting import Changes, Fault, named, replaced, wrapped
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import (
     answers_beyond_the_text_scored,
     averaged_over_all_positions,
     ignored_labels_scored,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from minitf.models.bert import BertCrossAttention, BertSelfAttention
-from tests.faults.injecting import (
+from minitf.parity.faults.injecting import (
     Changes,
     Fault,
     arguments_changed,
@@ -20,8 +20,8 @@ from tests.faults.injecting import (
     replaced,
     wrapped,
 )
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import (
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import (
     head_mask_before_the_softmax,
     head_mask_ignored,
     seen_up_to,

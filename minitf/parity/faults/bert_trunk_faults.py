@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minitf.activations import GELUTanh
 from minitf.models.bert import BertLayer, BertOutput, BertSelfAttention, BertSelfOutput
-from tests.faults.injecting import (
+from minitf.parity.faults.injecting import (
     Changes,
     Fault,
     arguments_changed,
@@ -23,8 +23,8 @@ from tests.faults.injecting import (
     replaced,
     wrapped,
 )
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import (
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import (
     eps_outside_the_root,
     eps_replaced,
     mask_as_bias,

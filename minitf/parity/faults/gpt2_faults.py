@@ -3,13 +3,13 @@
 `BY_NAME["c-proj-not-transposed"].inject(model)` is a context manager: inside, the given model has the mistake; outside,
 it is as before.
 
-How the mistakes show, and that the parity tests object to each, is in test_gpt2_faults.py.
+How the mistakes show, and that the parity tests object to each, is in tests/faults/test_gpt2_faults.py.
 """
 
 from __future__ import annotations
 
-from tests.faults import gpt2_cache_faults, gpt2_head_faults, gpt2_trunk_faults
-from tests.faults.injecting import Fault
+from minitf.parity.faults import gpt2_cache_faults, gpt2_head_faults, gpt2_trunk_faults
+from minitf.parity.faults.injecting import Fault
 
 FAULTS: tuple[Fault, ...] = (*gpt2_trunk_faults.FAULTS, *gpt2_head_faults.FAULTS, *gpt2_cache_faults.FAULTS)
 """All mistakes: the trunk in the order of its forward pass, heads and losses, cache and cross-attention."""

@@ -3,13 +3,13 @@
 `BY_NAME["value-bias-dropped"].inject(model)` is a context manager: inside, the given minitf model has the mistake;
 outside, it is as before.
 
-How the mistakes show, and that the parity tests object to each, is in test_bert_faults.py.
+How the mistakes show, and that the parity tests object to each, is in tests/faults/test_bert_faults.py.
 """
 
 from __future__ import annotations
 
-from tests.faults import bert_decoder_faults, bert_head_faults, bert_trunk_faults
-from tests.faults.injecting import Fault
+from minitf.parity.faults import bert_decoder_faults, bert_head_faults, bert_trunk_faults
+from minitf.parity.faults.injecting import Fault
 
 FAULTS: tuple[Fault, ...] = (*bert_trunk_faults.FAULTS, *bert_head_faults.FAULTS, *bert_decoder_faults.FAULTS)
 """All mistakes: the trunk in the order of its forward pass, heads and losses, decoder, controls."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.faults.injecting import (
+from minitf.parity.faults.injecting import (
     Changes,
     Fault,
     arguments_changed,
@@ -23,8 +23,8 @@ from tests.faults.injecting import (
     replaced,
     wrapped,
 )
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import (
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import (
     eps_outside_the_root,
     eps_replaced,
     head_mask_before_the_softmax,

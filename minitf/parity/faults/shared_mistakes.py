@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minitf import losses, masks
 from minitf.losses import IGNORED
-from tests.faults.injecting import Changes, attention_changed, parts, replaced, while_running, wrapped
+from minitf.parity.faults.injecting import Changes, attention_changed, parts, replaced, while_running, wrapped
 
 # --------------------------------------------------------------------------------------------------------------------
 # Attention and masks

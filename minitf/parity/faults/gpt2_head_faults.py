@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.faults.injecting import (
+from minitf.parity.faults.injecting import (
     Changes,
     Fault,
     arguments_changed,
@@ -19,8 +19,8 @@ from tests.faults.injecting import (
     while_running,
     wrapped,
 )
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import (
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import (
     answers_beyond_the_text_scored,
     averaged_over_all_positions,
     ignored_labels_scored,

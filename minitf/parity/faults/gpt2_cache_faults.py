@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.faults.gpt2_trunk_faults import columns_moved, left_padded
-from tests.faults.injecting import Changes, Fault, arguments_changed, attention_changed, caches_changed, replaced
-from tests.faults.injecting import fault as add_to
-from tests.faults.shared_mistakes import seen_up_to, triangle_replaced, upper_left
+from minitf.parity.faults.gpt2_trunk_faults import columns_moved, left_padded
+from minitf.parity.faults.injecting import (
+    Changes,
+    Fault,
+    arguments_changed,
+    attention_changed,
+    caches_changed,
+    replaced,
+)
+from minitf.parity.faults.injecting import fault as add_to
+from minitf.parity.faults.shared_mistakes import seen_up_to, triangle_replaced, upper_left
 
 FAULTS: list[Fault] = []
 fault = partial(add_to, FAULTS)
