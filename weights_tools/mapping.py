@@ -252,6 +252,10 @@ class Dialect:
                 return target or None, row
         return None, None
 
+    def back(self) -> Dialect:
+        """The table from Hugging Face's names to this dialect's; it knows no name that this one drops."""
+        return Dialect(self.name, invert(self.rows), self.description, self.recognise)
+
 
 class Source(NamedTuple):
     """Where a target's numbers come from."""
@@ -458,7 +462,7 @@ def plan_back(names: Iterable[str], dialect: Dialect | str) -> list[Way]:
         WeightsError: a name that the dialect has no counterpart for.
     """
     table, _ = _dialect(dialect, ())
-    back = Dialect(table.name, invert(table.rows), table.description, table.recognise)
+    back = table.back()
     ways: list[Way] = []
     for name in names:
         target, row = back.translate(name)
