@@ -105,6 +105,7 @@ LAZY_ONLY: dict[str, set[str]] = {
 THIRD_PARTIES: dict[str, set[str]] = {
     "tokenizers": {"minitf.tokenization", "minitf.cli"},
     "huggingface_hub": {"weights_tools"},
+    "h5py": {"weights_tools.hdf5_listing"},
     "tqdm": {"minitf.training", "minitf.cli"},
     "matplotlib": {"minitf.viz"},
 }
