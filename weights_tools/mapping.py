@@ -536,11 +536,7 @@ def _dialect(dialect: Dialect | str | None, names: Iterable[str]) -> tuple[Diale
     if isinstance(dialect, Dialect):
         return dialect, CHOSEN
     if dialect is not None:
-        chosen = next((table for table in tables.DIALECTS if table.name == dialect), None)
-        if chosen is None:
-            there = ", ".join(repr(table.name) for table in tables.DIALECTS)
-            raise ValueError(f"dialect is {dialect!r}; expected one of {there}")
-        return chosen, CHOSEN
+        return tables.named(dialect), CHOSEN
     return tables.recognise(names)
 
 

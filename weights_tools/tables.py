@@ -82,6 +82,18 @@ DIALECTS: tuple[Dialect, ...] = (
 )
 
 
+def named(name: str) -> Dialect:
+    """The dialect of this name.
+
+    Raises:
+        ValueError: there is none (lists those that exist).
+    """
+    for dialect in DIALECTS:
+        if dialect.name == name:
+            return dialect
+    raise ValueError(f"dialect is {name!r}; expected one of {', '.join(repr(table.name) for table in DIALECTS)}")
+
+
 def recognise(names: Iterable[str]) -> tuple[Dialect, str]:
     """The first dialect that recognises these names, and its reason."""
     every = list(names)
