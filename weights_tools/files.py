@@ -173,6 +173,10 @@ class Checkpoint(Mapping[str, TensorInfo]):
                 return out
             return out.copy_(container.read(name))
 
+    def can_map(self, name: str) -> bool:
+        """Whether `read_mapped` works for `name`: its container is a safetensors file."""
+        return self._container(name).format == "safetensors"
+
     def read_mapped(self, name: str) -> torch.Tensor:
         """A view of the mapped safetensors file: nothing is copied, and pages are read when they are touched.
 
