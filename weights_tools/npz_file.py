@@ -1,16 +1,14 @@
 """One `.npz` file: numpy's zip archive of arrays, each in the form `.npy`, read without pickle and without surprise.
 
-Formats: `numpy.lib.format` (its docstring describes `.npy`) and PKWARE's APPNOTE.TXT. numpy itself reads the arrays'
-headers and Python's zipfile the archive; before that, every size they would trust is compared with what is there.
+Format: `numpy.lib.format` (its docstring describes `.npy`); the archive: `zip_records.py`. numpy itself reads the
+arrays' headers; before that, every size it would trust is compared with what is there.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -24,9 +22,9 @@ from weights_tools.common import (
     WeightsError,
     listed,
     problem,
-    read_exactly,
     shown,
 )
+from weights_tools.zip_records import DAMAGE, checked_records, open_archive
 
 # numpy's `dtype.str` without the byte order.
 DTYPES: dict[str, torch.dtype] = {
@@ -45,14 +43,11 @@ DTYPES: dict[str, torch.dtype] = {
     "c8": torch.complex64,
     "c16": torch.complex128,
 }
-MAX_DIRECTORY_BYTES = 8_000_000  # some 70,000 arrays
 MAX_HEADER_BYTES = 10_000  # numpy's own limit
 MAX_DIMENSIONS = 64  # numpy's own limit
 # Deflate can make a thousand bytes of one. Weights compress to half at best; zeros, masks and tables to far less.
 EXPANSION, FREE_BYTES = 100, 64_000_000
 
-END_OF_ZIP = b"PK\x05\x06\0\0\0\0"  # one archive, on one disk
-END_OF_ZIP64 = b"PK\x06\x06"
 SAVE_AGAIN = "Ask its author for plain numbers: numpy.savez(path, **{name: array.astype(numpy.float32)})."
 
 
@@ -81,7 +76,7 @@ class NpzFile:
         self._layouts: dict[str, tuple[np.dtype[np.generic], bool, int]] = {}  # dtype, Fortran's order, header's length
         self._source = UnchangedFile(path)
         try:
-            self._archive = self._open_archive()
+            self._archive = open_archive(self._source)
             self._records = self._checked_records()
             for name in self._records:
                 self._take_header(name)
@@ -94,62 +89,20 @@ class NpzFile:
 
     # -------------------------------------------------------------------------------------------------- the archive
 
-    def _open_archive(self) -> zipfile.ZipFile:
-        size = self._source.size
-        tail = bytearray(min(22 + 20 + 56, size))
-        read_exactly(self._source.file, size - len(tail), memoryview(tail), self.path)
-        end = tail[-22:]
-        # Exactly one directory, exactly at the end, so that no two programs see different archives in this file.
-        if len(end) < 22 or not end.startswith(END_OF_ZIP) or end[20:22] != b"\0\0":
-            raise self._broken("the archive's directory is not at its end", "a whole zip archive")
-        directory = int.from_bytes(end[12:16], "little")
-        if tail.startswith(END_OF_ZIP64):
-            directory = max(directory % 0xFFFFFFFF, int.from_bytes(tail[40:48], "little"))
-        self._count = int.from_bytes(end[10:12], "little")
-        if directory > MAX_DIRECTORY_BYTES:
-            raise self._broken(f"its directory claims {directory} bytes", f"at most {MAX_DIRECTORY_BYTES}")
-        self._source.file.seek(0)
-        try:
-            return zipfile.ZipFile(self._source.file)
-        except _DAMAGE as error:
-            raise self._damaged(error) from None
-
     def _damaged(self, error: Exception, tensor: str | None = None) -> Exception:
         return self._broken(f"the archive is damaged ({error})", "a whole zip archive", tensor=tensor)
 
     def _checked_records(self) -> dict[str, zipfile.ZipInfo]:
-        ordered = sorted(self._archive.infolist(), key=lambda record: record.header_offset)
-        if self._count not in (len(ordered), 65535):
-            raise self._broken(f"its directory claims {self._count} records and has {len(ordered)}", "as many")
+        records = self._archive.infolist()
+        others = [record.orig_filename for record in records if not record.orig_filename.endswith(".npy")]
+        if others:
+            raise self._broken(f"it holds something else than arrays: {listed(others)}", "*.npy alone")
+        methods = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated, as numpy writes"}
+        ordered = checked_records(self._archive, self._source, methods)
         if not ordered:
             raise self._broken("it holds no arrays", "names and arrays", "Was it saved by numpy.savez(path, **arrays)?")
-        if ordered[0].header_offset != 0:
-            raise self._broken("the archive begins inside the file", "an archive from the first byte on")
-        seen: set[str] = set()
-        here = 0
-        for record in ordered:
-            name = record.filename
-            if name != record.orig_filename or not name.endswith(".npy"):
-                others = listed(other.orig_filename for other in ordered if not other.orig_filename.endswith(".npy"))
-                raise self._broken(
-                    f"it holds something else than arrays: {others or shown(record.orig_filename)}", "*.npy alone"
-                )
-            if name in seen:
-                raise self._broken(f"record {shown(name)} occurs more than once", "every record once")
-            seen.add(name)
-            if record.flag_bits & 1 or record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                fault = "encrypted" if record.flag_bits & 1 else f"compressed by method {record.compress_type}"
-                raise self._broken(f"record {shown(name)} is {fault}", "stored or deflated, as numpy writes")
-            if record.compress_type == zipfile.ZIP_STORED and record.file_size != record.compress_size:
-                found = f"record {shown(name)} claims {record.file_size} bytes and stores {record.compress_size}"
-                raise self._broken(found, "equal sizes")
-            if record.header_offset < here:
-                raise self._broken(f"record {shown(name)} overlaps the one before it", "records one after another")
-            here = record.header_offset + 30 + len(name) + record.compress_size
-        if here > self._archive.start_dir:
-            raise self._broken("the records are longer than the file", "records before the directory")
         self._check_expansion(sum(record.file_size for record in ordered))
-        return {record.filename.removesuffix(".npy"): record for record in self._archive.infolist()}
+        return {record.filename.removesuffix(".npy"): record for record in records}
 
     def _check_expansion(self, total: int) -> None:
         limit = EXPANSION * self._source.size + FREE_BYTES
@@ -164,7 +117,7 @@ class NpzFile:
         try:
             with self._archive.open(self._records[name]) as file:
                 header = self._header_bytes(file, name)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if isinstance(error, WeightsError):
                 raise
             raise self._damaged(error, name) from None
@@ -233,7 +186,7 @@ class NpzFile:
             with self._archive.open(self._records[name]) as file:
                 file.read(skipped)
                 self._fill(file, numbers.data, name)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             if isinstance(error, WeightsError):
                 raise
             raise self._damaged(error, name) from None
@@ -268,19 +221,6 @@ class NpzFile:
 
     def close(self) -> None:
         self._source.close()
-
-
-# What zipfile and zlib raise for archives that are not as they should be (NotImplementedError is a RuntimeError).
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    OverflowError,
-    struct.error,
-)
 
 
 def _why(dtype: np.dtype[np.generic]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -33,9 +32,9 @@ from weights_tools.common import (
     what_is_it,
 )
 from weights_tools.torch_pickle import PLAIN_REMEDY, PickleFacts, StorageFact, TensorFact
+from weights_tools.zip_records import DAMAGE, checked_records, open_archive
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-END_OF_ZIP = b"PK\x05\x06\0\0\0\0"  # one archive, on one disk
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 STREAM_PROTOCOL = 1001
 
@@ -86,7 +85,8 @@ class TorchFile:
     def _zip_facts(self) -> PickleFacts:
         with self._open_zip() as archive:
             prefix = self._prefix(archive.namelist())
-            records = self._records(archive)
+            methods = {zipfile.ZIP_STORED: "stored records, as torch.save writes"}
+            records = {record.filename: record for record in checked_records(archive, self._source, methods)}
             byteorder = records.get(f"{prefix}byteorder")
             if byteorder is not None and (order := archive.read(byteorder)) != b"little":
                 remedy = "Save it again on a little-endian machine, or as safetensors."
@@ -105,49 +105,13 @@ class TorchFile:
 
     @contextlib.contextmanager
     def _open_zip(self) -> Iterator[zipfile.ZipFile]:
-        size = self._source.size
-        end = bytearray(min(22, size))
-        read_exactly(self._source.file, size - len(end), memoryview(end), self.path)
-        # Exactly one directory, exactly at the end: otherwise Python's reader, which examines the archive, and torch's
-        # reader, which loads it, could be made to see two different archives in one file.
-        if len(end) < 22 or not end.startswith(END_OF_ZIP) or end[20:22] != b"\0\0":
-            raise self._broken("the archive's directory is not at its end", "a whole zip archive")
-        self._source.file.seek(0)
         try:
-            with zipfile.ZipFile(self._source.file) as archive:
+            with open_archive(self._source) as archive:
                 yield archive
         except WeightsError:
             raise
-        except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
+        except DAMAGE as error:
             raise self._broken(f"the archive is damaged ({error})", "a whole zip archive") from None
-
-    def _records(self, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-        remedy = "Load it with torch, if you trust it, and save it again: torch.save(model.state_dict(), path)."
-        records: dict[str, zipfile.ZipInfo] = {}
-        seen: set[str] = set()
-        here = 0
-        ordered = sorted(archive.infolist(), key=lambda record: record.header_offset)
-        if ordered[0].header_offset != 0:
-            raise self._broken("the archive begins inside the file", "an archive from the first byte on")
-        for record in ordered:
-            name = record.filename
-            # torch's reader ignores case, so names that differ in case only are the same record to it.
-            if name.lower() in seen:
-                raise self._broken(f"record {shown(name)} occurs more than once", "every record once")
-            seen.add(name.lower())
-            if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
-                fault = "encrypted" if record.flag_bits & 1 else "compressed"
-                raise self._broken(f"record {shown(name)} is {fault}", "stored records, as torch.save writes", remedy)
-            if record.file_size != record.compress_size:
-                found = f"record {shown(name)} claims {record.file_size} bytes and stores {record.compress_size}"
-                raise self._broken(found, "equal sizes")
-            if record.header_offset < here:
-                raise self._broken(f"record {shown(name)} overlaps the one before it", "records one after another")
-            here = record.header_offset + 30 + len(name) + record.compress_size
-            records[name] = record
-        if here > self._source.size:
-            raise self._broken("the records are longer than the file", "records inside the file")
-        return records
 
     def _prefix(self, records: list[str]) -> str:
         pickles = [name for name in records if name.count("/") == 1 and name.endswith("/data.pkl")]

@@ -265,7 +265,7 @@ BROKEN = {
     "lzma": (zipped({"a.npy": npy(DATA)}, zipfile.ZIP_LZMA), r"record 'a\.npy' is compressed by method 14"),
     "null in a name": (
         patched(zipped({"abcdef.npy": npy(DATA)}), b"abcdef.npy", b"a.npy\0.npy", 2),
-        r"something else than arrays: 'a\.npy\\x00\.npy'",
+        r"a record is named 'a\.npy\\x00\.npy'; expected a plain name",
     ),
     "two names": (
         zipped({"a.npy": npy(DATA)}).replace(b"a.npy", b"b.npy", 1),
