@@ -75,7 +75,7 @@ class Hdf5File:
             self._source.check()
             if "refused" in found:
                 what, expected, tensor = found["refused"]
-                raise self._broken(shown(what)[1:-1], expected, tensor=tensor)
+                raise self._broken(what if what.isprintable() else shown(what), expected, tensor=tensor)
             for entry in found["tensors"]:
                 self._take(entry)
             self._check_places()

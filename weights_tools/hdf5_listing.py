@@ -58,7 +58,7 @@ def listing(file: Any) -> dict[str, Any]:
     except Refused as refusal:
         return {"refused": refusal.args}
     except Exception as error:  # whatever a file provokes in the library is the file's fault
-        return {"refused": [f"libhdf5 cannot read it ({error})", "a whole HDF5 file", None]}
+        return {"refused": [f"libhdf5 cannot read it ({str(error)[:300]})", "a whole HDF5 file", None]}
 
 
 class _Walk:
