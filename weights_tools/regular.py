@@ -31,12 +31,21 @@ def problem(file: Path, found: str, *, expected: str, remedy: str, tensor: str |
     return WeightsError(f"{where}{found}; expected {expected}. {remedy}")
 
 
+STAGE = ".save-"  # how the folder of a transaction's files begins (weights_tools.transaction)
+
+
 def is_there(path: Path) -> bool:
     """Whether anything has this name: also a directory, a pipe, or a link that leads nowhere.
 
-    `Path.is_file` would call all of these absent, and the reader would look for a file that he can see.
+    `Path.is_file` would call all of these absent, and the reader would look for a file that he can see. One kind of
+    link that leads nowhere is absent: a transaction's, before it wrote the file or after it removed it.
     """
-    return os.path.lexists(path)
+    if os.path.exists(path):  # noqa: PTH110 (Path.exists raises where a folder on the way cannot be entered)
+        return True
+    try:
+        return not str(path.readlink()).startswith(STAGE)
+    except OSError:  # no link: it was not there, and may be now
+        return os.path.lexists(path)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -1,36 +1,35 @@
-"""Writing so that a kill at any moment leaves either the whole old checkpoint or the whole new one.
+"""Writing a checkpoint, all or nothing: every file of it, and of the checkpoint that it replaces, in one transaction.
 
-A checkpoint is committed by one rename or one removal, because a folder is read in a fixed order of preference
-(`model.safetensors`, its index, `pytorch_model.bin`, its index; `transformers` has the same):
+A folder is read in a fixed order of preference (`model.safetensors`, its index, `pytorch_model.bin`, its index;
+`transformers` has the same). So a save removes the entries that a reader would prefer to the new one, and those of its
+own format that it replaces, with their shards: all at the moment at which the new files appear
+(`weights_tools.transaction`). Shards get names that no file in the folder has, so that a reader who has just read the
+old index never meets a new shard.
 
-1. Shards are created under names that no file has yet, and flushed. No index names them, so nobody reads them.
-2. The entry (the single file, or the index) is written to a temporary file, flushed, and renamed into place.
-   If nothing that a reader would prefer is in the folder, this rename is the commit: both sides of it are whole.
-3. Entries that a reader would prefer are removed, the least preferred first. Until the last one is gone the old
-   checkpoint is read, whose files are all still there; that last removal is the commit.
-4. Only then go files that nobody reads any more: the replaced entries of the same format, and the shards of the index
-   that was in place before.
-
-Two saves into one folder wait for each other: they lock the folder, and a lock dies with its holder. An interrupted
-save may leave shards or a temporary file that no index names; they are never read.
+Tensors are written one after another: a value may be `Pending`, which is read when its turn comes, so that a
+conversion holds one tensor at a time.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy
 import torch
 
-from weights_tools.atomic import flush_folder, temporary_beside, write_atomically
+from weights_tools.atomic import write_atomically
 from weights_tools.safetensors_file import DTYPES
+from weights_tools.transaction import Transaction, transaction
 
-__all__ = ["parse_size", "save_checkpoint", "write_atomically"]
+__all__ = ["Pending", "parse_size", "save_checkpoint", "write_atomically", "write_bin", "write_safetensors"]
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -39,6 +38,37 @@ ENTRIES = {"safetensors": (SAFETENSORS, SAFETENSORS_INDEX), "pytorch": (BIN, BIN
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# The order in which the safetensors library stores the dtypes.
+WIDEST_FIRST = (
+    *("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16"),
+    *("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"),
+)
+BLOCK = 2**24  # bytes that are made contiguous, converted and written at a time
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A tensor that is read when it is written, in place of a tensor in memory.
+
+    Attributes:
+        shape: its shape; `read` must return it.
+        dtype: what is stored; what `read` returns is converted, a block at a time.
+        read: returns the tensor, on any device; called once.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count * self.dtype.itemsize
 
 
 def parse_size(size: int | str) -> int:
@@ -59,25 +89,28 @@ def parse_size(size: int | str) -> int:
 
 def save_checkpoint(
     folder: str | os.PathLike[str],
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor | Pending],
     *,
     max_shard_size: int | str = "5GB",
     metadata: dict[str, str] | None = None,
     format: str = "safetensors",
+    files: Mapping[str, bytes | None] | None = None,
 ) -> list[Path]:
-    """Write `tensors` into `folder`, all or nothing (how: see the head of this file).
+    """Write `tensors` into `folder`, all or nothing (how: see `weights_tools.transaction`).
 
     Args:
         folder: created if need be.
-        tensors: name -> dense tensor, any device. Every name is stored as a whole contiguous tensor of its own: views
-            and shared memory are copied, so tied weights that should be stored once must be passed under one name.
+        tensors: name -> dense tensor, any device, or `Pending`. Every name is stored as a whole contiguous tensor of
+            its own: views and shared memory are written out, so tied weights that should be stored once must be passed
+            under one name.
         max_shard_size: bytes, or "5GB", "50KiB" ...; what exceeds it is split into shards with an index. A tensor
             larger than this has a shard to itself.
         metadata: texts for the safetensors header; default {"format": "pt"}, which `transformers` asks for.
         format: "safetensors" -> model.safetensors, "pytorch" -> pytorch_model.bin.
+        files: further files of the folder that change in the same moment: name -> content, None removes one.
 
     Returns:
-        The files of the new checkpoint, the index last.
+        The weights files of the new checkpoint, the index last.
 
     Raises:
         TypeError: a value is not a tensor, or not a dense one.
@@ -95,144 +128,50 @@ def save_checkpoint(
     if not all(isinstance(text, str) for pair in header.items() for text in pair):
         raise TypeError(f"metadata is {header!r}; expected a dictionary of texts")
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    with _only_writer(place):
-        old_shards = {name: _shards_of(place / name) for name in ORDER if name.endswith(".json")}
-        groups = _split(tensors, limit)
-        if len(groups) == 1:
-            files = [_save_single(place / ENTRIES[format][0], tensors, header, format)]
-        else:
-            files = _save_shards(place, tensors, groups, header, format)
-        _remove_replaced(place, files[-1].name, old_shards)
-    return files
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    """Wait until no other save into `folder` is under way; the system lifts the lock when its holder dies."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems know no locks; a save there is as good as without other writers.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _save_single(entry: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], format: str) -> Path:
-    with temporary_beside(entry) as temporary:
-        _write_tensors(temporary, tensors, list(tensors), metadata, format)
-        temporary.replace(entry)
-    flush_folder(entry.parent)
-    return entry
-
-
-def _save_shards(
-    place: Path,
-    tensors: Mapping[str, torch.Tensor],
-    groups: list[list[str]],
-    metadata: dict[str, str],
-    format: str,
-) -> list[Path]:
     single, index = ENTRIES[format]
-    written: list[Path] = []
-    weight_map: dict[str, str] = {}
-    try:
-        for number, names in enumerate(groups, 1):
-            written.append(_new_shard(place / single, number, len(groups)))
-            _write_tensors(written[-1], tensors, names, metadata, format)
-            weight_map |= dict.fromkeys(names, written[-1].name)
-        flush_folder(place)
-        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_atomically(place / index, (json.dumps(content, indent=2) + "\n").encode())
-    except BaseException:
-        if _shards_of(place / index).isdisjoint(shard.name for shard in written):
-            for shard in written:
-                with contextlib.suppress(OSError):
-                    shard.unlink()
-        raise
-    return [*written, place / index]
+    with transaction(place) as change:
+        groups = _split(tensors, limit)
+        shards = [single] if len(groups) == 1 else _free_names(place, single, len(groups))
+        for shard, group in zip(shards, groups, strict=True):
+            path = change.path(shard)
+            if format == "safetensors":
+                with path.open("wb") as file:
+                    write_safetensors(file, group, header)
+            else:
+                write_bin(path, group)
+        for name, data in (files or {}).items():
+            if data is None:
+                change.remove(name)
+            else:
+                change.write(name, data)
+        written = shards if len(groups) == 1 else [*shards, index]
+        if len(groups) > 1:
+            content = {
+                "metadata": {"total_size": sum(value.nbytes for value in tensors.values())},
+                "weight_map": {name: shard for shard, group in zip(shards, groups, strict=True) for name in group},
+            }
+            change.write(index, (json.dumps(content, indent=2) + "\n").encode())
+        _remove_replaced(change, written)
+    return [place / name for name in written]
 
 
-def _check_tensors(tensors: Mapping[str, torch.Tensor], format: str) -> None:
-    if not tensors:
-        raise ValueError("tensors is empty; expected at least one named tensor")
-    for name, tensor in tensors.items():
-        if not isinstance(name, str) or name == "__metadata__":
-            raise TypeError(f"the name {name!r} cannot be stored; expected a text other than '__metadata__'")
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            kind = "on the meta device, without data" if tensor.device.type == "meta" else "sparse or quantised"
-            raise TypeError(f"{name} is {kind}; expected a dense tensor: convert it first")
-        if format == "safetensors" and tensor.dtype not in DTYPES.values():
-            raise TypeError(f"{name} has dtype {tensor.dtype}, which safetensors cannot hold: convert it first")
-
-
-def _split(tensors: Mapping[str, torch.Tensor], limit: int) -> list[list[str]]:
-    groups: list[list[str]] = [[]]
-    used = 0
-    for name, tensor in tensors.items():
-        nbytes = tensor.numel() * tensor.element_size()
-        if groups[-1] and used + nbytes > limit:
-            groups.append([])
-            used = 0
-        groups[-1].append(name)
-        used += nbytes
-    return groups
-
-
-def _new_shard(single: Path, number: int, count: int) -> Path:
-    """Create an empty file under a name that nothing has yet; creating it reserves the name against other writers."""
-    token = ""
-    while True:
-        shard = single.with_name(f"{single.stem}{token}-{number:05d}-of-{count:05d}{single.suffix}")
-        try:
-            with shard.open("xb"):
-                return shard
-        except FileExistsError:
-            token = f"-{secrets.token_hex(4)}"
-
-
-def _write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], names: list[str], metadata: dict[str, str], format: str
-) -> None:
-    seen: set[int] = set()
-    ready: dict[str, torch.Tensor] = {}
-    for name in names:
-        tensor = tensors[name].detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-        storage = tensor.untyped_storage()
-        # safetensors refuses memory that several names share; torch.save writes the whole of it for each view.
-        is_part = format == "pytorch" and storage.nbytes() != tensor.numel() * tensor.element_size()
-        if is_part or (tensor.numel() and storage.data_ptr() in seen):
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        ready[name] = tensor
-    if format == "safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        try:
-            save_file(ready, path, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path}: cannot be written ({error})") from error
-    else:
-        torch.save(ready, path)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def _remove_replaced(change: Transaction, written: list[str]) -> None:
+    """What a reader would prefer to the new entry, the entries of its format, and the shards of both."""
+    entry = written[-1]
+    same_format = next(names for names in ENTRIES.values() if entry in names)
+    gone = [name for rank, name in enumerate(ORDER) if rank <= ORDER.index(entry) or name in same_format]
+    staying = [name for name in ORDER if name not in gone]
+    in_use = set(written).union(*(_shards_of(change.folder / name) for name in staying))
+    for name in gone:
+        for file in (name, *sorted(_shards_of(change.folder / name))):
+            if file not in in_use:
+                change.remove(file)
 
 
 def _shards_of(index: Path) -> set[str]:
     """The plain file names in an index that is being replaced; an unreadable one names nothing to remove."""
     try:
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = json.loads(index.read_bytes())["weight_map"] if index.suffix == ".json" else {}
         names = set(weight_map.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
@@ -240,20 +179,130 @@ def _shards_of(index: Path) -> set[str]:
     return {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
 
 
-def _remove_replaced(place: Path, entry: str, old_shards: dict[str, set[str]]) -> None:
-    """Steps 3 and 4 of the head of this file."""
-    rank = ORDER.index(entry)
-    same_format = next(names for names in ENTRIES.values() if entry in names)
-    preferred = list(reversed(ORDER[:rank]))
-    below = [name for name in ORDER[rank + 1 :] if name in same_format]
-    replaced_shards = set(old_shards.get(entry, set()))
-    for name in preferred + below:
-        with contextlib.suppress(FileNotFoundError):
-            (place / name).unlink()
-            replaced_shards |= old_shards.get(name, set())
-    flush_folder(place)
-    in_use: set[str] = set()
-    for name in ORDER:
-        in_use |= _shards_of(place / name) if name.endswith(".json") else set()
-    for shard in sorted(replaced_shards - in_use):
-        (place / shard).unlink(missing_ok=True)
+def _check_tensors(tensors: Mapping[str, torch.Tensor | Pending], format: str) -> None:
+    if not tensors:
+        raise ValueError("tensors is empty; expected at least one named tensor")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise TypeError(f"the name {name!r} cannot be stored; expected a text other than '__metadata__'")
+        if not isinstance(tensor, torch.Tensor | Pending):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor")
+        if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+            raise TypeError(f"{name} is on the meta device, without data; expected a dense tensor: convert it first")
+        if isinstance(tensor, torch.Tensor) and (tensor.layout is not torch.strided or tensor.is_quantized):
+            raise TypeError(f"{name} is sparse or quantised; expected a dense tensor: convert it first")
+        if format == "safetensors" and tensor.dtype not in DTYPE_NAMES:
+            raise TypeError(f"{name} has dtype {tensor.dtype}, which safetensors cannot hold: convert it first")
+
+
+def _split(tensors: Mapping[str, torch.Tensor | Pending], limit: int) -> list[dict[str, torch.Tensor | Pending]]:
+    groups: list[dict[str, torch.Tensor | Pending]] = [{}]
+    used = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and used + tensor.nbytes > limit:
+            groups.append({})
+            used = 0
+        groups[-1][name] = tensor
+        used += tensor.nbytes
+    return groups
+
+
+def _free_names(folder: Path, single: str, count: int) -> list[str]:
+    """`model-00001-of-00003.safetensors` ..., with something between if a file of one of these names is there."""
+    stem, _, suffix = single.rpartition(".")
+    token = ""
+    while True:
+        names = [f"{stem}{token}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
+        if not any(os.path.lexists(folder / name) for name in names):
+            return names
+        token = f"-{secrets.token_hex(4)}"
+
+
+# --------------------------------------------------------------------------------------------------------- one file
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, torch.Tensor | Pending], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write one safetensors file, a tensor at a time; the bytes are those that `safetensors.torch.save_file` writes.
+
+    The library wants all tensors at once; a conversion should hold one. The format
+    (https://github.com/huggingface/safetensors, README, "Format"): eight bytes with the length of the header, the
+    header in JSON, padded with spaces to a multiple of eight, then the tensors, widest dtype first, then by name.
+
+    Raises:
+        TypeError: a dtype that the format does not know. ValueError: a `Pending` tensor came with another shape.
+        OSError: the disk is full, or this is a big-endian machine (the format is little-endian).
+    """
+    if sys.byteorder != "little":
+        raise OSError("safetensors files are little-endian, and this machine is not: nothing was written")
+    order = sorted(tensors, key=lambda name: (WIDEST_FIRST.index(DTYPE_NAMES[tensors[name].dtype]), name.encode()))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        for block in _blocks(name, tensors[name]):
+            file.write(block.view(torch.uint8).numpy().data)
+
+
+def write_bin(path: Path, tensors: Mapping[str, torch.Tensor | Pending]) -> None:
+    """Write what `torch.load` reads. torch.save wants all tensors at once: pending ones go through a temporary file.
+
+    Raises:
+        ValueError: a `Pending` tensor came with another shape. OSError: the disk is full.
+    """
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    ready: dict[str, torch.Tensor] = {}
+    try:
+        with scratch.open("xb") as file:
+            for name, tensor in tensors.items():
+                if isinstance(tensor, Pending):
+                    ready[name] = _through(file, name, tensor)
+                else:
+                    ready[name] = _alone(tensor)
+        torch.save(ready, path)
+    finally:
+        ready.clear()
+        scratch.unlink(missing_ok=True)
+
+
+def _through(file: BinaryIO, name: str, tensor: Pending) -> torch.Tensor:
+    """Append the tensor to `file`; the result lives in the mapped file and not in memory."""
+    start = file.tell()
+    for block in _blocks(name, tensor):
+        file.write(block.view(torch.uint8).numpy().data)
+    file.flush()
+    if not tensor.nbytes:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    mapped = numpy.memmap(file.name, numpy.uint8, mode="c", offset=start, shape=(tensor.nbytes,))
+    return torch.from_numpy(mapped).view(tensor.dtype).reshape(tensor.shape)
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in memory of its own size and on the CPU: torch.save writes the whole of what a view looks at."""
+    tensor = tensor.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if whole else tensor.clone()
+
+
+def _blocks(name: str, value: torch.Tensor | Pending) -> Iterator[torch.Tensor]:
+    """The numbers in row-major order, as contiguous one-dimensional pieces in the dtype that is stored."""
+    tensor = value.read() if isinstance(value, Pending) else value
+    if tuple(tensor.shape) != tuple(value.shape):
+        raise ValueError(f"{name} has the shape {list(tensor.shape)}, announced was {list(value.shape)}")
+    tensor = tensor.detach().to("cpu").resolve_conj().resolve_neg()
+    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+    step = max(1, BLOCK * len(rows) // max(1, tensor.nbytes))
+    for start in range(0, len(rows) if tensor.nbytes else 0, step):
+        yield rows[start : start + step].to(value.dtype).contiguous().reshape(-1)
