@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +23,16 @@ from weights_tools.common import (
     TensorInfo,
     WeightsError,
     listed,
-    not_weights,
     open_regular,
     problem,
     read_exactly,
     readable_size,
     shown,
-    what_is_it,
 )
+from weights_tools.hdf5_file import Hdf5File
 from weights_tools.npz_file import NpzFile
+from weights_tools.recognise import UNFINISHED, not_weights, unfinished, what_is_it
+from weights_tools.regular import STAGE, is_there
 from weights_tools.safetensors_file import SafetensorsFile
 from weights_tools.saving import (
     BIN,
@@ -59,8 +61,17 @@ __all__ = [
 # relies on it.
 PREFERENCE = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)
 MAX_INDEX_BYTES = 64_000_000
+HDF5_SUFFIXES = (".h5", ".hdf5")
 SHARD_NAME = re.compile(r".*-\d{5}-of-\d{5}$")
-TRIES = 5  # a reader that meets a writer looks again this often
+# What a folder without weights may hold in their place (the end of a name) -> what to do.
+HINTS = {
+    "saved_model.pb": "this is a TensorFlow SavedModel: give its folder `variables`",
+    "flax_model.msgpack": "Flax weights are not read: get the safetensors or .bin file of the same model",
+    ".gguf": "GGUF files are not read: get the safetensors or .bin file of the same model",
+    ".onnx": "ONNX models are not read: get the safetensors or .bin file that it was exported from",
+    **dict.fromkeys(UNFINISHED, "a download is unfinished: finish or repeat it"),
+}
+TRIES = 8  # a reader that meets a writer looks again this often
 
 
 class Container(Protocol):
@@ -85,7 +96,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
     Attributes:
         path: what was opened: the folder, or the file that was named.
         files: the weights files, without the index (which stands here alone if a TensorFlow checkpoint lacks its data).
-        format: "safetensors", "pytorch", "npz" or "tensorflow".
+        format: "safetensors", "pytorch", "hdf5", "npz" or "tensorflow".
         metadata: the texts of a safetensors header, or of an index.
         notes: what a report should mention (both formats present, a wrapper dictionary, a misleading file name ...).
         total_bytes: the sum over all tensors.
@@ -209,9 +220,10 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Args:
         path: a folder (the first of model.safetensors, model.safetensors.index.json, pytorch_model.bin,
             pytorch_model.bin.index.json; without these, the only other *.safetensors, *.bin, *.pt or *.pth in it;
-            without these, the only *.npz or *.index of a TensorFlow checkpoint), a weights file of any name (its
-            content decides), an index JSON, or what the names of a TensorFlow checkpoint begin with ("model.ckpt" for
-            model.ckpt.index and model.ckpt.data-00000-of-00001; a file or folder of just this name comes first).
+            without these, the only *.h5 (tf_model.h5), *.npz or *.index of a TensorFlow checkpoint), a weights file of
+            any name (its content decides), an index JSON, or what the names of a TensorFlow checkpoint begin with
+            ("model.ckpt" for model.ckpt.index and model.ckpt.data-00000-of-00001; a file or folder of just this name
+            comes first).
 
     Raises:
         FileNotFoundError: nothing there, or a folder without weights (the message lists what was looked for and what
@@ -225,14 +237,24 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{os.fspath(path)!r}: no such file or folder; expected a folder with weights or a weights file"
         )
     for attempt in range(TRIES):
-        before = _look(place)
+        before = look(place)
         try:
-            return _open_folder(place) if place.is_dir() else _open_single(place)
-        except (FileNotFoundError, WeightsError):
-            # Somebody may be saving into this folder right now: if it looks different, look again.
-            if attempt == TRIES - 1 or _look(place) == before:
+            checkpoint = _open_folder(place) if place.is_dir() else _open_single(place)
+        except (OSError, WeightsError):
+            # Somebody may be saving into this folder right now: if it looks different, or unfinished, look again.
+            if attempt == TRIES - 1 or (look(place) == before and not _under_way(place)):
                 raise
-    raise AssertionError("unreachable")
+        else:
+            if look(place) == before:
+                return checkpoint
+            checkpoint.close()  # its files may be of two saves
+        time.sleep(0.001 * 2**attempt)
+    raise problem(
+        place,
+        f"it changed {TRIES} times while it was being opened",
+        expected="files that stay as they are while they are read",
+        remedy="Wait until whoever writes them has finished, then load again.",
+    )
 
 
 def bundle_index(path: str | os.PathLike[str]) -> Path | None:
@@ -242,10 +264,17 @@ def bundle_index(path: str | os.PathLike[str]) -> Path | None:
     return index if os.fspath(path) and not os.path.exists(place) and os.path.exists(index) else None  # noqa: PTH110
 
 
-def _look(place: Path) -> list[tuple[str, int, int, int]]:
+def _under_way(place: Path) -> bool:
+    """Whether a save into this folder has begun and not ended (or was interrupted)."""
+    folder = place if place.is_dir() else place.parent
+    return any(entry.name.startswith(STAGE) for entry in folder.iterdir())
+
+
+def look(place: Path, names: Sequence[str] = PREFERENCE) -> list[tuple[str, int, int, int]]:
+    """What tells one state of a checkpoint from the next: identity, size and time of its entries that are there."""
     folder = place if place.is_dir() else place.parent
     seen = []
-    for name in (*PREFERENCE, place.name):
+    for name in (*names, place.name):
         try:
             status = (folder / name).stat()
         except OSError:
@@ -255,7 +284,7 @@ def _look(place: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _open_folder(folder: Path) -> Checkpoint:
-    entries = sorted(entry.name for entry in folder.iterdir())
+    entries = sorted(entry.name for entry in folder.iterdir() if is_there(entry))
     present = [name for name in PREFERENCE if name in entries]
     notes: list[str] = []
     if present:
@@ -289,13 +318,15 @@ def _only_candidate(folder: Path, entries: list[str]) -> str:
     found = [name for name in entries if name.endswith(suffixes) and name not in neighbours]
     whole = [name for name in found if not _is_shard(name)]
     if not found:
-        whole = [name for name in entries if name.endswith((".npz", BUNDLE_SUFFIX))]
+        whole = [name for name in entries if name.endswith((*HDF5_SUFFIXES, ".npz", BUNDLE_SUFFIX))]
     if len(whole) == 1:
         return whole[0]
     looked = (
-        f"looked for {', '.join(PREFERENCE)} or one other *.safetensors, *.bin, *.pt, *.pth, else one *.npz, *.index"
+        f"looked for {', '.join(PREFERENCE)} or one other *.safetensors, *.bin, *.pt, *.pth, "
+        "else one *.h5, *.npz, *.index"
     )
     there = f"there are: {listed(entries, 12)}" if entries else "the folder is empty"
+    there += "".join(f"; {hint}" for name, hint in HINTS.items() if any(entry.endswith(name) for entry in entries))
     if len(whole) > 1:
         there = f"several could be meant: {listed(whole)}; give the file itself"
     elif found:
@@ -318,6 +349,8 @@ def _kind(path: Path) -> str:
         read_exactly(file, 0, memoryview(head), path)
         tail = bytearray(min(len(BUNDLE_MAGIC), size))
         read_exactly(file, size - len(tail), memoryview(tail), path)
+    if unfinished(path):
+        return "an unfinished download, as its name says"
     kind = what_is_it(bytes(head), size)
     if kind == "zip":
         return "npz" if _begins_with_an_array(path, bytes(head)) else kind
@@ -325,12 +358,12 @@ def _kind(path: Path) -> str:
     if path.suffix == ".safetensors":
         damaged = kind == "a file of unknown kind" or kind.startswith("a bare Python pickle")
         return "safetensors" if damaged or (kind == "a text file" and head[8:10] == b'{"') else kind
+    if is_data(path.name) and not kind.startswith(("a Git-LFS", "an HTML", "an empty")):
+        return "the data of a TensorFlow checkpoint, without its index"
     if kind == "a file of unknown kind":
         if path.suffix == ".npz":
             return "npz"
-        if path.suffix == BUNDLE_SUFFIX or tail == BUNDLE_MAGIC:
-            return "bundle"
-        return "the data of a TensorFlow checkpoint, without its index" if is_data(path.name) else kind
+        return "bundle" if path.suffix == BUNDLE_SUFFIX or tail == BUNDLE_MAGIC else kind
     return "a JSON file" if kind == "a text file" and path.suffix == ".json" else kind
 
 
@@ -347,6 +380,7 @@ def _open_file(path: Path) -> Container:
         "zip": TorchFile,
         "stream": TorchFile,
         "npz": NpzFile,
+        "hdf5": Hdf5File,
         "bundle": lambda index: TensorFlowBundle(index, _not_outside),
     }
     if kind not in openers:
@@ -359,6 +393,7 @@ def _misnamed(container: Container) -> list[str]:
         "safetensors": (".safetensors",),
         "pytorch": (".bin", ".pt", ".pth", ".ckpt"),
         "npz": (".npz",),
+        "hdf5": HDF5_SUFFIXES,
         "tensorflow": (BUNDLE_SUFFIX,),
     }
     others = [suffix for kind, suffixes in wanted.items() if kind != container.format for suffix in suffixes]
@@ -386,7 +421,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _not_outside(path: Path) -> Path:
-    """`path` itself, unless it is a link out of its folder (and not one of a hub cache)."""
+    """`path` itself, unless it is a link out of its folder (and not one of a hub cache, or of an interrupted save)."""
     if not path.is_symlink():
         return path
     if not path.exists():
@@ -394,7 +429,8 @@ def _not_outside(path: Path) -> Path:
         raise FileNotFoundError(f"{missing}; expected a file. {DOWNLOAD_AGAIN}")
     root, target = path.parent.resolve(), path.resolve()
     blobs = next((parent.parent / "blobs" for parent in (root, *root.parents) if parent.name == "snapshots"), None)
-    if target.parent == root or (blobs is not None and target.parent == blobs):
+    staged = target.parent.parent.parent == root and target.parent.parent.name.startswith(STAGE)
+    if target.parent == root or staged or (blobs is not None and target.parent == blobs):
         return path
     raise problem(
         path,
@@ -421,6 +457,9 @@ def _read_json(path: Path) -> Any:
             seen.add(name)
         return dict(pairs)
 
+    kind = what_is_it(bytes(text[:512]), size)
+    if kind not in ("a JSON file", "a text file", "a file of unknown kind"):
+        raise not_weights(path, kind, expected="an index in JSON")
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

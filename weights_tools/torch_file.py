@@ -25,12 +25,11 @@ from weights_tools.common import (
     UnchangedFile,
     WeightsError,
     listed,
-    not_weights,
     problem,
     read_exactly,
     shown,
-    what_is_it,
 )
+from weights_tools.recognise import not_weights, what_is_it
 from weights_tools.torch_pickle import PLAIN_REMEDY, PickleFacts, StorageFact, TensorFact
 from weights_tools.zip_records import DAMAGE, checked_records, open_archive
 
@@ -181,6 +180,9 @@ class TorchFile:
             beside = f"; beside it and not read: {listed(rest)}" if rest else ""
             self.notes.append(f"{self.path.name}: the weights are the entry {self._wrapper!r}{beside}")
         facts = {key: value for key, value in chosen.items() if isinstance(value, TensorFact)}
+        if {"state", "param_groups"} <= set(chosen):
+            remedy = "Give the weights that it was saved beside (pytorch_model.bin, model.safetensors)."
+            raise self._broken("this is the state of an optimizer", "names and tensors", remedy)
         if not facts:
             raise self._broken(f"it holds no tensors (only {listed(chosen)})", "names and tensors", PLAIN_REMEDY)
         strange = [key for key in facts if not isinstance(key, str)]

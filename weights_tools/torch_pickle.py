@@ -191,6 +191,8 @@ class PickleFacts:
             return found
         if name in NOT_DENSE:
             raise self._refuse(f"it holds {NOT_DENSE[name]} ({found})", "dense tensors only")
+        if name.endswith("TrainingArguments"):  # training_args.bin, which transformers' Trainer puts beside the weights
+            raise self._refuse(f"these are the arguments of a training run ({shown(str(found))})", "weights")
         raise self._refuse(f"the pickle imports {shown(str(found))}", "nothing but tensors and plain containers")
 
     def _storage(self, identity: Any) -> StorageFact:

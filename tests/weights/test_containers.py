@@ -231,13 +231,13 @@ class TestFolder:
         assert str(caught.value) == (
             f"{tmp_path}: no weights here; looked for model.safetensors, model.safetensors.index.json, "
             "pytorch_model.bin, pytorch_model.bin.index.json or one other *.safetensors, *.bin, *.pt, *.pth, "
-            "else one *.npz, *.index; the folder is empty"
+            "else one *.h5, *.npz, *.index; the folder is empty"
         )
 
     def test_without_weights(self, tmp_path: Path) -> None:
         write(tmp_path / "config.json", b"{}")
-        write(tmp_path / "tf_model.h5", b"\x89HDF")
-        with pytest.raises(FileNotFoundError, match=r"there are: 'config.json', 'tf_model.h5'$"):
+        write(tmp_path / "vocab.txt", b"[PAD]")
+        with pytest.raises(FileNotFoundError, match=r"there are: 'config.json', 'vocab.txt'$"):
             open_checkpoint(tmp_path)
 
     def test_shards_without_an_index(self, tmp_path: Path) -> None:
@@ -287,7 +287,6 @@ WRONG_FILES = [
     (b"[[1.0]]", "this is a JSON file"),
     (b"\xff" * 1000, "this is a file of unknown kind"),
     (b"caf\xe9\n", "this is a file of unknown kind"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(600), "this is an HDF5 file .* with TensorFlow first"),
     (b"\x1f\x8b\x08" + bytes(600), "this is a gzip archive"),
     (b"\x93NUMPY\x01\x00" + bytes(600), "this is a single NumPy array"),
     (bytes(range(256)) * 3, "this is a file of unknown kind"),
