@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import logging
 import os
@@ -23,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import nearest_name
-from weights_tools.files import Checkpoint, open_checkpoint
+from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
-from weights_tools.mapping import Plan, plan
+from weights_tools.mapping import Plan, Source, plan
 from weights_tools.report import LoadReport, fold
 from weights_tools.tables_gpt import layout_hint
 
@@ -70,12 +71,16 @@ def load_pretrained(
     """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
     if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
-    path = resolve(name_or_path, **hub)
+    is_path = isinstance(name_or_path, str | os.PathLike)
+    path = (bundle_index(name_or_path) if is_path else None) or resolve(name_or_path, **hub)
+    variant = hub["variant"]
+    hub = {key: value for key, value in hub.items() if key not in ("subfolder", "variant")}  # `path` is that folder
     for_config, for_model = split_settings(model_class, settings)
     if attn_implementation is not None:
         for_config["attn_implementation"] = attn_implementation
-    config = resolve_config(model_class, path, config, hub, for_config)
-    with open_checkpoint(path) as checkpoint:
+    beside = config_beside(model_class, path) if config is None else None
+    config = resolve_config(model_class, beside or config, hub, for_config)
+    with open_checkpoint(path, variant=variant) as checkpoint:
         too_many_layers(model_class, config, checkpoint)
         config.dtype = str(choose_dtype(dtype, config, checkpoint)).removeprefix("torch.")
         with torch.device("meta"), WithoutFilling():
@@ -96,7 +101,10 @@ def load_pretrained(
                 matched.missing.remove(target)
                 matched.sources[target] = matched.sources[source]
         report = make_report(model_class, path, checkpoint, matched, config)
+        if beside is not None and beside.name != CONFIG_NAME:
+            report.notes.append(f"the configuration is {beside.name}, the form of the model's first release")
         judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
+        refuse_numbers(checkpoint, matched, report)
         same_values(checkpoint, matched, config, report)
         read_parameters(model, checkpoint, matched, report, mmap)
     for name in matched.zeros:
@@ -148,35 +156,43 @@ def split_settings(model_class: type[Any], settings: Mapping[str, Any]) -> tuple
 
 def resolve_config(
     model_class: type[Any],
-    path: Path,
     config: PretrainedConfig | str | os.PathLike[str] | None,
     hub: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> PretrainedConfig:
-    """The configuration to build with: a copy of the given one, or the `config.json` beside the weights."""
+    """The configuration to build with: a copy of the given one, or what the given path or name leads to."""
     if isinstance(config, PretrainedConfig):
         config = copy.deepcopy(config)
         for name, value in settings.items():
             setattr(config, name, value)
         return config
-    if config is not None and not isinstance(config, (str, os.PathLike)):
+    if not isinstance(config, str | os.PathLike):
         raise TypeError(
             f"config is a {type(config).__module__}.{type(config).__qualname__}; expected a "
             f"{model_class.config_class.__name__} of minitf or a path. Another library's configuration becomes one by "
             f"{model_class.config_class.__name__}.from_dict(config.to_dict())."
         )
-    if config is None:
-        folder = path if path.is_dir() else path.parent
-        if path.is_dir() and not (folder / CONFIG_NAME).exists():
-            raise no_model_in(folder)
-        if not (folder / CONFIG_NAME).is_file() and path.is_file():
-            raise FileNotFoundError(
-                f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a "
-                "JSON file."
-            )
-        config = folder
     loaded: PretrainedConfig = model_class.config_class.from_pretrained(config, **hub, **settings)
     return loaded
+
+
+def config_beside(model_class: type[Any], path: Path) -> Path:
+    """The `config.json` beside the weights, or what the model's first release had in its place.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = path if path.is_dir() else path.parent
+    names = [name for name in (CONFIG_NAME, model_class.config_class.original_file[0]) if name]
+    found = next((folder / name for name in names if (folder / name).exists()), None)
+    if found is None and path.is_dir():
+        raise no_model_in(folder)
+    if found is None:
+        raise FileNotFoundError(
+            f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a "
+            "JSON file."
+        )
+    return found
 
 
 def no_model_in(folder: Path) -> FileNotFoundError:
@@ -278,6 +294,7 @@ def judge(
     misshapen_trunk = [entry for entry in matched.misshapen if in_trunk(model, entry[0])]
     if misshapen_trunk or (matched.misshapen and not ignore_mismatched_sizes):
         raise LoadError(explain_shapes(model, config, matched, misshapen_trunk), report)
+    refuse_heads(config, matched, report)
     missing_trunk = [target for target in matched.missing if in_trunk(model, target)]
     lines = []
     if matched.unexpected:
@@ -302,6 +319,33 @@ def judge(
         logger.warning(
             "%s: %s newly initialised: train before use.", name, ", ".join(fresh if len(fresh) < 9 else fold(fresh))
         )
+
+
+def refuse_heads(config: PretrainedConfig, matched: Plan, report: LoadReport) -> None:
+    """A layout with an axis for the heads says how many there are; merged, any number has the same shape.
+
+    Raises:
+        LoadError: another number than the configuration's.
+    """
+    for heads, name in matched.heads.items():
+        expected = config.num_attention_heads
+        if heads != expected:
+            raise LoadError(
+                f"{name} has {heads} attention heads, but the configuration has num_attention_heads = {expected}.",
+                report,
+            )
+
+
+def refuse_numbers(checkpoint: Checkpoint, matched: Plan, report: LoadReport) -> None:
+    """Tensors that may only be left out because they change nothing.
+
+    Raises:
+        LoadError: one of them holds a number other than 0.
+    """
+    for name in matched.must_be_zero:
+        if bool(checkpoint.read(name).any()):
+            why = dict(matched.dropped)[name]
+            raise LoadError(f"{name} holds numbers other than 0, and this model has no place for them ({why}).", report)
 
 
 def in_trunk(model: PreTrainedModel, target: str) -> bool:
@@ -365,11 +409,11 @@ def same_values(checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig,
         ValueError: they differ.
     """
     for alias, canonical in matched.duplicates:
-        if same_bits(checkpoint.read(alias), checkpoint.read(canonical)):
+        if same_bits(matched.numbers(alias, checkpoint.read), matched.numbers(canonical, checkpoint.read)):
             continue
         if not config.tie_word_embeddings and alias.endswith("decoder.bias"):
             target = next(target for target, source in matched.sources.items() if source.name == canonical)
-            matched.sources[target] = matched.sources[target]._replace(name=alias)
+            matched.sources[target] = Source(alias, matched.ops[alias])
             report.notes.append(f"{alias} is used: {canonical} holds other values, which have no effect when untied")
             continue
         raise ValueError(
@@ -404,8 +448,8 @@ def read_parameters(
                 f"mmap=True shares the file's own memory, but {target} has another layout there (dialect "
                 f"{matched.dialect!r}): pass mmap=False."
             )
-        pieces = [checkpoint.read_mapped(part) if mmap else checkpoint.read(part, dtype=dtype) for part in parts]
-        set_parameter(model, target, op.apply(pieces[0] if len(pieces) == 1 else torch.cat(pieces)))
+        read = checkpoint.read_mapped if mmap else functools.partial(checkpoint.read, dtype=dtype)
+        set_parameter(model, target, matched.numbers(source, read))
 
 
 def make_fresh(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], matched: Plan) -> None:

@@ -17,112 +17,18 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from weights_tools.common import TensorInfo, WeightsError
+from weights_tools.ops import IDENTITY as IDENTITY
+from weights_tools.ops import SQUEEZE_FIRST as SQUEEZE_FIRST
+from weights_tools.ops import TRANSPOSE as TRANSPOSE
+from weights_tools.ops import UNSQUEEZE_FIRST as UNSQUEEZE_FIRST
+from weights_tools.ops import Op as Op
+from weights_tools.ops import Shape as Shape
 from weights_tools.report import fold
-
-Shape = tuple[int, ...]
-
-
-class Op(Protocol):
-    """What happens to the numbers of one tensor between source and target; both ways, and to a shape alone.
-
-    `text` is what a report says of the tensors that it happens to, "" for nothing.
-    """
-
-    text: ClassVar[str]
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor: ...
-    def invert(self, tensor: torch.Tensor) -> torch.Tensor: ...
-    def shape(self, shape: Shape) -> Shape: ...
-    def reversed(self) -> Op: ...
-
-
-@dataclass(frozen=True)
-class Identity:
-    """The numbers as they are."""
-
-    text: ClassVar[str] = ""
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def shape(self, shape: Shape) -> Shape:
-        return shape
-
-    def reversed(self) -> Op:
-        return self
-
-
-@dataclass(frozen=True)
-class Transpose:
-    """[A, B] -> [B, A]: TensorFlow kernels and GPT-2's Conv1D against torch's Linear."""
-
-    text: ClassVar[str] = "transposed"
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.t().contiguous()
-
-    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.t().contiguous()
-
-    def shape(self, shape: Shape) -> Shape:
-        # A tensor of another rank is left as it is here, so that the plan lists it as misshapen.
-        return (shape[1], shape[0]) if len(shape) == 2 else shape
-
-    def reversed(self) -> Op:
-        return self
-
-
-@dataclass(frozen=True)
-class SqueezeFirst:
-    """[1, A, ...] -> [A, ...]: the kernels of GPT-2's TensorFlow code are those of a convolution of width 1."""
-
-    text: ClassVar[str] = "without the leading 1"
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.squeeze(0)
-
-    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.unsqueeze(0)
-
-    def shape(self, shape: Shape) -> Shape:
-        # Without a leading 1 it is left as it is, so that the plan lists it as misshapen.
-        return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
-
-    def reversed(self) -> Op:
-        return UNSQUEEZE_FIRST
-
-
-@dataclass(frozen=True)
-class UnsqueezeFirst:
-    """[A, ...] -> [1, A, ...]."""
-
-    text: ClassVar[str] = "with a leading 1"
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.unsqueeze(0)
-
-    def invert(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.squeeze(0)
-
-    def shape(self, shape: Shape) -> Shape:
-        return (1, *shape)
-
-    def reversed(self) -> Op:
-        return SQUEEZE_FIRST
-
-
-IDENTITY = Identity()
-TRANSPOSE = Transpose()
-SQUEEZE_FIRST = SqueezeFirst()
-UNSQUEEZE_FIRST = UnsqueezeFirst()
 
 
 @dataclass(frozen=True)
@@ -133,12 +39,16 @@ class Row:
         source, target: patterns with the same placeholders; `target=None` drops the name by this rule.
         op: what happens to the tensor.
         why: the reason of a drop (compulsory there), or a remark.
+        only_zeros: dropped only if every number is 0, which the caller reads (`Plan.must_be_zero`).
+        read_only: an older name that is read but never written: another row has the name that is written.
     """
 
     source: str
     target: str | None
     op: Op = IDENTITY
     why: str = ""
+    only_zeros: bool = False
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         if self.target is None and not self.why:
@@ -181,14 +91,20 @@ def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
 
 
 def invert(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The table from target names back to source names; rows that drop a name have no way back and are left out."""
-    return tuple(Row(row.target, row.source, row.op.reversed(), row.why) for row in rows if row.target is not None)
+    """The table from target names back to source names; rows that drop a name or only read it are left out."""
+    return tuple(
+        Row(row.target, row.source, row.op.reversed(), row.why)
+        for row in rows
+        if row.target is not None and not row.read_only
+    )
 
 
-def unwrapped(name: str, wrappers: Sequence[str]) -> str:
-    """`name` without any of `wrappers` before it, in any order."""
-    while wrapper := next((text for text in wrappers if name.startswith(text)), ""):
-        name = name.removeprefix(wrapper)
+def _nothing(names: Iterable[str]) -> str | None:
+    return None
+
+
+def as_it_is(name: str) -> str:
+    """A name without wrappers."""
     return name
 
 
@@ -216,24 +132,29 @@ class Dialect:
         description: one line for the reader.
         recognise: the reason why these names are of this dialect, or None.
         joins: what is put together before the table is asked.
-        wrappers: beginnings that are taken off a name, in any order, before the table is asked.
+        unwrapped: a name without what other programs put before and between its parts; the table is asked for this.
+        repeats: whether its files hold some tensors twice, in different wrappings: they must be equal then.
         zeros: patterns of target names that are 0 in a file which has none of them: its program computes without. If it
             has one of them, the others are missing.
         remark: what every report of this dialect should mention, or "".
+        refuses: the reason why files with such names, though they are of this dialect, cannot be translated, or None.
     """
 
     name: str
     rows: tuple[Row, ...]
     description: str
     recognise: Callable[[Iterable[str]], str | None]
-    wrappers: tuple[str, ...] = ()
+    unwrapped: Callable[[str], str] = as_it_is
+    repeats: bool = False
     zeros: tuple[str, ...] = ()
     remark: str = ""
     joins: tuple[Join, ...] = ()
+    refuses: Callable[[Iterable[str]], str | None] = _nothing
 
-    def unwrapped(self, name: str) -> str:
-        """`name` without any of `wrappers` before it."""
-        return unwrapped(name, self.wrappers)
+    @property
+    def keeps_heads_apart(self) -> bool:
+        """Whether its tensors have an axis for the attention heads, so that the way into it needs their number."""
+        return any(row.op.reversed().needs_heads for row in self.rows)
 
     def knows(self, name: str) -> bool:
         """Whether a row or a join speaks of this very name; a row for any name does not count."""
@@ -276,11 +197,15 @@ class Plan:
         missing: target names without a source.
         unexpected: source names that nothing explains.
         misshapen: (target, shape in the file after the op, shape of the model).
-        duplicates: (source alias, source canonical): two names for one tied weight, both in the file; the caller reads
-            both and requires equal bits.
+        duplicates: (source alias, source canonical): two names for one tied weight, or two copies that the program
+            writes, both in the file; the caller reads both (`numbers`) and requires equal bits.
         zeros: target names that the file lacks because its program computes without them: 0, by the dialect's rule.
             They are in none of the other lists.
         joined: name of a whole -> the names of its parts in the file (`Join`). The other lists speak of the whole.
+        ops: source name -> what happens to its numbers, for all of `sources` and `duplicates`.
+        must_be_zero: those of `dropped` that may be dropped only if every number is 0: the caller reads them.
+        heads: number of attention heads -> the first source name that has so many, where the layout of the file says
+            so. A merged tensor has the same shape for any number of them: the caller compares with the configuration.
         dialect: the name of the dialect; `reason`: why it was chosen; `remark`: the dialect's own.
         prefix_note: what was done about the base prefix, or "".
     """
@@ -294,6 +219,9 @@ class Plan:
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ops: dict[str, Op] = field(default_factory=dict)
+    must_be_zero: list[str] = field(default_factory=list)
+    heads: dict[int, str] = field(default_factory=dict)
     dialect: str = ""
     reason: str = ""
     remark: str = ""
@@ -307,6 +235,11 @@ class Plan:
     def parts(self, name: str) -> tuple[str, ...]:
         """The names in the file that `name`, of `sources`, stands for: itself, or its parts, in order."""
         return self.joined.get(name, (name,))
+
+    def numbers(self, name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """What `name`, of `sources` or `duplicates`, becomes; `read` gives the tensor of one name in the file."""
+        pieces = [read(part) for part in self.parts(name)]
+        return self.ops[name].apply(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
 
     def notes(self) -> list[str]:
         """What a report should say beside its lists: the dialect and why, the prefix, what was done to the numbers."""
@@ -360,10 +293,13 @@ def plan(
         model_name: for the reasons of dropped heads.
 
     Raises:
-        WeightsError: two source names (that are not tied) for one target; both are named.
+        WeightsError: two source names (that are not tied) for one target, both are named; or names of a dialect that
+            say that the weights were changed in a way that cannot be undone.
         ValueError: an unknown dialect name (lists those that exist).
     """
     table, reason = _dialect(dialect, source)
+    if refusal := table.refuses(source):
+        raise WeightsError(f"the names are of the dialect {table.name!r} ({reason}), but {refusal}")
     shapes, joined = _join({name: _shape(source[name]) for name in source}, table)
     result = Plan(dialect=table.name, reason=reason, remark=table.remark, joined=joined)
     ties = {alias: canonical for alias, canonical in (aliases or {}).items() if alias in target or canonical in target}
@@ -374,11 +310,12 @@ def plan(
             result.unexpected.append(name)
         elif mapped is None and name not in target:
             result.dropped.append((name, row.why))
+            result.must_be_zero += [name] if row.only_zeros else []
         else:
             candidates.append(_Candidate(name, name if mapped is None else mapped, row.op))
     known = {*target, *ties, *ties.values()}
     result.prefix_note = _place(candidates, known, base_prefix)
-    used = _choose(candidates, known, ties, result)
+    used = _choose(candidates, known, ties, table, result)
     heads = [pattern for head in other_heads for pattern in (head, f"{base_prefix}.{head}" if base_prefix else head)]
     for item in candidates:
         if item.target in known:
@@ -447,21 +384,30 @@ class Way(NamedTuple):
         return result if self.parts == 1 else (result[0] // self.parts, *result[1:])
 
 
-def plan_back(names: Iterable[str], dialect: Dialect | str) -> list[Way]:
+def plan_back(names: Iterable[str], dialect: Dialect | str, *, num_heads: int | None = None) -> list[Way]:
     """The way of every name into another program's: `into_dialect` without the tensors.
 
     Args:
         names: Hugging Face's, with the base prefix ("bert.", "transformer."), each tied weight once.
         dialect: a `Dialect` or its name. Wrappers ("module.") are not put on again.
+        num_heads: the number of attention heads in the model's configuration, for the dialects that keep each head
+            apart (`Dialect.keeps_heads_apart`), and only for these.
 
     Returns:
         In the order of `names`; a name that the dialect keeps apart has one entry for each part, one after another.
 
     Raises:
-        ValueError: an unknown dialect name (lists those that exist).
+        ValueError: an unknown dialect name (lists those that exist); `num_heads` missing or without effect.
         WeightsError: a name that the dialect has no counterpart for.
     """
     table, _ = _dialect(dialect, ())
+    if table.keeps_heads_apart != (num_heads is not None):
+        raise ValueError(
+            f"the dialect {table.name!r} keeps every attention head apart, and a shape does not say how many "
+            "there are: pass num_heads= (num_attention_heads or n_head in the configuration)."
+            if num_heads is None
+            else f"num_heads={num_heads} has no effect: the dialect {table.name!r} does not keep attention heads apart."
+        )
     back = table.back()
     ways: list[Way] = []
     for name in names:
@@ -472,16 +418,19 @@ def plan_back(names: Iterable[str], dialect: Dialect | str) -> list[Way]:
                 "or choose another dialect."
             )
         parts = _parts_of(target, table)
-        ways += [Way(part, name, row.op, index, len(parts)) for index, part in enumerate(parts)]
+        op = row.op.for_heads(num_heads)
+        ways += [Way(part, name, op, index, len(parts)) for index, part in enumerate(parts)]
     return ways
 
 
-def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) -> dict[str, torch.Tensor]:
+def into_dialect(
+    tensors: Mapping[str, torch.Tensor], dialect: Dialect | str, *, num_heads: int | None = None
+) -> dict[str, torch.Tensor]:
     """The same weights under the names and in the layout of another program: the way back of `plan`.
 
     Args:
         tensors: as the names of `plan_back`.
-        dialect: a `Dialect` or its name.
+        dialect, num_heads: as for `plan_back`.
 
     Returns:
         The dialect's names, in the order of `tensors`; tensors that need no change are the given ones.
@@ -489,7 +438,7 @@ def into_dialect(tensors: Mapping[str, torch.Tensor], dialect: Dialect | str) ->
     Raises:
         ValueError, WeightsError: as `plan_back`.
     """
-    return {way.target: way.apply(tensors[way.source]) for way in plan_back(tensors, dialect)}
+    return {way.target: way.apply(tensors[way.source]) for way in plan_back(tensors, dialect, num_heads=num_heads)}
 
 
 def _parts_of(name: str, table: Dialect) -> list[str]:
@@ -562,7 +511,7 @@ def _place(candidates: list[_Candidate], known: set[str], base_prefix: str) -> s
 
 
 def _choose(
-    candidates: list[_Candidate], known: set[str], ties: Mapping[str, str], result: Plan
+    candidates: list[_Candidate], known: set[str], ties: Mapping[str, str], table: Dialect, result: Plan
 ) -> dict[str, _Candidate]:
     """One candidate for each canonical target; the other names of a tied weight become `duplicates`."""
     claims: dict[str, list[_Candidate]] = {}
@@ -574,7 +523,9 @@ def _choose(
         by_target: dict[str, _Candidate] = {}
         for item in items:
             other = by_target.setdefault(item.target, item)
-            if other is not item:
+            if other is not item and not (
+                table.repeats and table.unwrapped(other.source) == table.unwrapped(item.source)
+            ):
                 raise WeightsError(
                     f"{item.target} has two sources in the checkpoint, {other.source!r} and {item.source!r}; "
                     "expected one. Remove the wrong one from the file: nothing here can tell which it is."
@@ -582,6 +533,7 @@ def _choose(
         first = by_target.get(canonical, items[0])
         used[canonical] = first
         result.duplicates += [(item.source, first.source) for item in items if item is not first]
+        result.ops.update((item.source, item.op) for item in items)
     return used
 
 
@@ -599,6 +551,9 @@ def _compare_shapes(
             continue
         if item.mapped != item.source:
             result.renamed.append((item.source, name))
+        heads = item.op.heads(source[item.source])
+        if heads is not None:
+            result.heads.setdefault(heads, result.parts(item.source)[0])
         shape = item.op.shape(source[item.source])
         if shape == tuple(expected):
             result.sources[name] = Source(item.source, item.op)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weights_tools import tables_gpt, tables_tensorflow
+from weights_tools import tables_bert, tables_gpt, tables_keras, tables_lens, tables_tensorflow
 from weights_tools.mapping import Dialect, Row, matcher
+from weights_tools.wrappers import unwrapped, wrapping
 
 # Buffers: constants that older versions of transformers wrote among the weights and that every model recomputes.
 BUFFERS = (
@@ -26,13 +27,18 @@ CURRENT = (*BUFFERS, Row("{rest}", "{rest}"))
 
 # Google's TensorFlow code calls LayerNorm's scale gamma and its shift beta (https://arxiv.org/abs/1607.06450 has
 # them as g and b); the first PyTorch conversions of BERT kept these names, and such files are still published.
+SCALE_AND_SHIFT = (("gamma", "weight"), ("beta", "bias"))
 LEGACY = (
     *BUFFERS,
-    Row("{path}LayerNorm.gamma", "{path}LayerNorm.weight", why="LayerNorm's scale, as TensorFlow calls it"),
-    Row("{path}LayerNorm.beta", "{path}LayerNorm.bias", why="LayerNorm's shift, as TensorFlow calls it"),
+    *(Row(f"{{path}}LayerNorm.{old}", f"{{path}}LayerNorm.{new}") for old, new in SCALE_AND_SHIFT),
     Row("{rest}", "{rest}"),
 )
-
+# Behind wrappers both occur; the current ones are written.
+WRAPPED = (
+    *BUFFERS,
+    *(Row(f"{{path}}LayerNorm.{old}", f"{{path}}LayerNorm.{new}", read_only=True) for old, new in SCALE_AND_SHIFT),
+    Row("{rest}", "{rest}"),
+)
 
 # The state dict of a SentenceTransformer: its first module holds a model under `auto_model`. The folder that such a
 # program saves (`0_Transformer/`) has Hugging Face's own names.
@@ -45,11 +51,7 @@ def _sentence_transformers(names: Iterable[str]) -> str | None:
 
 
 def _wrapped(names: Iterable[str]) -> str | None:
-    every = list(names)
-    if not every or _legacy(every) or not all(name.startswith(tables_gpt.WRAPPERS) for name in every):
-        return None
-    first = next(wrapper for wrapper in tables_gpt.WRAPPERS if every[0].startswith(wrapper))
-    return f"every name begins with what torch.compile or DataParallel puts there, as {first!r}"
+    return wrapping(list(names))
 
 
 def _legacy(names: Iterable[str]) -> str | None:
@@ -62,7 +64,10 @@ def _current(names: Iterable[str]) -> str | None:
 
 
 DIALECTS: tuple[Dialect, ...] = (
+    *tables_keras.DIALECTS,
     *tables_tensorflow.DIALECTS,
+    *tables_lens.DIALECTS,
+    *tables_bert.DIALECTS,
     *tables_gpt.DIALECTS,
     Dialect(
         "sentence-transformers",
@@ -72,10 +77,10 @@ DIALECTS: tuple[Dialect, ...] = (
     ),
     Dialect(
         "hf-wrapped",
-        CURRENT,
-        "Hugging Face, current names, behind the prefix of torch.compile or DataParallel",
+        WRAPPED,
+        "Hugging Face, as torch.compile, DataParallel, FSDP, DeepSpeed or Lightning wrap it",
         _wrapped,
-        wrappers=tables_gpt.WRAPPERS,
+        unwrapped=unwrapped,
     ),
     Dialect("hf-legacy", LEGACY, "Hugging Face BERT before 2019: LayerNorm.gamma and LayerNorm.beta", _legacy),
     Dialect("hf", CURRENT, "Hugging Face, current names", _current),

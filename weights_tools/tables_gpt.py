@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from weights_tools.mapping import TRANSPOSE, Dialect, Join, Row, Shape, matcher, unwrapped
-
-# What torch.compile and DataParallel put before every name; a program that does both puts one before the other.
-WRAPPERS = ("_orig_mod.", "module.")
+from weights_tools.mapping import Dialect, Join, Row, matcher
+from weights_tools.ops import TRANSPOSE, Shape
+from weights_tools.wrappers import unwrapped
 
 BLOCK = "transformer.h.{layer}."
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -88,7 +87,7 @@ def _from_scratch(names: Iterable[str]) -> str | None:
 
 def _matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
     matchers: list[Callable[[str], dict[str, str] | None]] = [matcher(pattern) for pattern in patterns]
-    return [name for name in names if any(match(unwrapped(name, WRAPPERS)) is not None for match in matchers)]
+    return [name for name in names if any(match(unwrapped(name)) is not None for match in matchers)]
 
 
 def _nanogpt_gamma(names: Iterable[str]) -> str | None:
@@ -133,7 +132,7 @@ DIALECTS = (
         FROM_SCRATCH,
         "GPT-2 as the book Build a Large Language Model (From Scratch) writes it",
         _from_scratch,
-        wrappers=WRAPPERS,
+        unwrapped=unwrapped,
         zeros=("{path}h.{layer}.attn.c_attn.bias",),
         joins=QKV,
     ),
@@ -142,7 +141,7 @@ DIALECTS = (
         _rows("gamma", "beta"),
         "GPT-2 of nn.Linear layers, LayerNorm.gamma and .beta (nanoGPT written by hand)",
         _nanogpt_gamma,
-        wrappers=WRAPPERS,
+        unwrapped=unwrapped,
         zeros=BIASES,
         remark=REMARK,
     ),
@@ -151,7 +150,7 @@ DIALECTS = (
         _rows("weight", "bias"),
         "GPT-2 of nn.Linear layers: nanoGPT, minGPT, build-nanogpt",
         _nanogpt,
-        wrappers=WRAPPERS,
+        unwrapped=unwrapped,
         zeros=BIASES,
         remark=REMARK,
     ),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weights_tools.mapping import SQUEEZE_FIRST, TRANSPOSE, Dialect, Row, matcher
+from weights_tools.mapping import Dialect, Row, matcher
+from weights_tools.ops import SQUEEZE_FIRST, TRANSPOSE
 
 MOMENT = "a moment of the optimizer, not a weight"
 COUNTER = "the optimizer's own number, not a weight"

@@ -1,7 +1,6 @@
 """The dialects of other programs: every name accounted for, every number where it belongs, both ways.
 
-What another program's file looks like is written out here a second time, by hand and without the tables, so that a
-mistake in a table cannot cancel itself on the way back.
+What another program's file looks like is written out a second time in `dialect_forge`, by hand and without the tables.
 """
 
 from __future__ import annotations
@@ -10,35 +9,36 @@ import base64
 import itertools
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import minitf
 from minitf.loading import LoadError
 from tests.support import padded_batch, randomise_, shared_data
 from tests.weights.bundle_forge import bundle
+from tests.weights.dialect_forge import (
+    BERT,
+    FOREIGN,
+    GPT2,
+    bert,
+    from_scratch,
+    google,
+    gpt2,
+    nano,
+    openai,
+    same_outputs,
+    weights,
+    written,
+)
 from weights_tools import tables
 from weights_tools.files import WeightsError, open_checkpoint
 from weights_tools.inspection import inspect
 from weights_tools.mapping import SQUEEZE_FIRST, TRANSPOSE, UNSQUEEZE_FIRST, into_dialect, plan
-
-Tensors = dict[str, torch.Tensor]
-
-BERT = {
-    "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-    "max_position_embeddings": 16,
-}  # fmt: skip
-GPT2 = {
-    "vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 16, "bos_token_id": None,
-    "eos_token_id": None,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -49,123 +49,6 @@ def one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-def bert(name: str = "BertForPreTraining", **settings: Any) -> Any:
-    return randomise_(getattr(minitf, name)(minitf.BertConfig(**{**BERT, **settings}))).eval()
-
-
-def gpt2(name: str = "GPT2LMHeadModel", **settings: Any) -> Any:
-    return randomise_(getattr(minitf, name)(minitf.GPT2Config(**{**GPT2, **settings}))).eval()
-
-
-def weights(model: nn.Module) -> Tensors:
-    """Each parameter once, under Hugging Face's first name of it."""
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def same_outputs(one: Any, other: Any) -> bool:
-    batch = padded_batch(length=9)
-    if isinstance(one, minitf.GPT2PreTrainedModel):
-        batch.pop("token_type_ids")
-    with torch.no_grad():
-        pairs = zip(one(**batch).to_tuple(), other(**batch).to_tuple(), strict=True)
-        return all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
-
-
-# --------------------------------------------------------------------------------- other programs' files, by hand
-
-
-def google(tensors: Tensors) -> Tensors:
-    """As google-research/bert names and stores them."""
-    result = {}
-    for name, tensor in tensors.items():
-        scope = name.replace("encoder.layer.", "encoder/layer_").replace(".", "/")
-        if name.endswith("_embeddings.weight"):
-            scope = scope.removesuffix("/weight")
-        elif "LayerNorm" in name:
-            scope = scope.replace("LayerNorm/weight", "LayerNorm/gamma").replace("LayerNorm/bias", "LayerNorm/beta")
-        elif re.match(r"cls.predictions.bias|cls.seq_relationship|classifier|qa_outputs", name):
-            scope = re.sub("weight$", "output_weights", re.sub("bias$", "output_bias", scope))
-            scope = scope.replace("classifier/", "").replace("qa_outputs", "cls/squad")
-        elif name.endswith("weight"):
-            scope, tensor = scope.removesuffix("weight") + "kernel", tensor.T.contiguous()
-        result[scope] = tensor
-    return result
-
-
-def openai(tensors: Tensors) -> Tensors:
-    """As openai/gpt-2 names and stores them."""
-    result = {}
-    for name, tensor in tensors.items():
-        parts = re.sub(r"^transformer\.", "model.", name).replace("h.", "h", 1).split(".")
-        if parts[1] in ("wte", "wpe"):
-            parts.pop()
-        else:
-            parts[-1] = {"bias": "b", "weight": "g" if "ln_" in name else "w"}[parts[-1]]
-        result["/".join(parts)] = tensor[None].contiguous() if parts[-1] == "w" else tensor
-    return result
-
-
-def is_linear(name: str) -> bool:
-    return name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
-
-
-def nano(tensors: Tensors) -> Tensors:
-    """As nanoGPT, minGPT and build-nanogpt store them: nn.Linear, and the scoring matrix under its own name too."""
-    result = {name: tensor.T.contiguous() if is_linear(name) else tensor for name, tensor in tensors.items()}
-    return {**result, "lm_head.weight": tensors.get("lm_head.weight", tensors["transformer.wte.weight"])}
-
-
-def gamma(tensors: Tensors) -> Tensors:
-    """nanoGPT with a LayerNorm of the author's own."""
-    renames = {"weight": "gamma", "bias": "beta"}
-    return {
-        re.sub(r"(ln_\w+)\.(\w+)", lambda m: f"{m[1]}.{renames[m[2]]}", name): t for name, t in nano(tensors).items()
-    }
-
-
-def from_scratch(tensors: Tensors) -> Tensors:
-    """As LLMs-from-scratch stores them: query, key and value apart, names of its own, nn.Linear."""
-    names = {
-        "transformer.wte.weight": "tok_emb.weight", "transformer.wpe.weight": "pos_emb.weight",
-        "transformer.h.": "trf_blocks.", "transformer.ln_f": "final_norm", "ln_1": "norm1", "ln_2": "norm2",
-        "attn.c_proj": "att.out_proj", "mlp.c_fc": "ff.layers.0", "mlp.c_proj": "ff.layers.2",
-    }  # fmt: skip
-    result = {}
-    for name, tensor in nano(tensors).items():
-        renamed = name.replace("lm_head", "out_head")
-        for theirs, own in names.items():
-            renamed = renamed.replace(theirs, own)
-        if "norm" in renamed:
-            renamed = renamed.replace("weight", "scale").replace("bias", "shift")
-        if "c_attn" in renamed:
-            for index, part in enumerate(("query", "key", "value")):
-                result[renamed.replace("attn.c_attn", f"att.W_{part}")] = tensor[index * 32 : index * 32 + 32].clone()
-        else:
-            result[renamed] = tensor
-    return result
-
-
-FOREIGN: dict[str, tuple[Callable[..., Any], Callable[[Tensors], Tensors]]] = {
-    "google-bert": (bert, google),
-    "openai-gpt2": (gpt2, openai),
-    "llms-from-scratch": (gpt2, from_scratch),
-    "nanogpt-gamma": (gpt2, gamma),
-    "nanogpt": (gpt2, nano),
-    "sentence-transformers": (
-        lambda: bert("BertModel"), lambda tensors: {f"0.auto_model.{name}": t for name, t in tensors.items()},
-    ),
-    "hf-wrapped": (bert, lambda tensors: {f"module.{name}": t for name, t in tensors.items()}),
-    "hf-legacy": (
-        bert,
-        lambda tensors: {
-            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
-            for name, t in tensors.items()
-        },
-    ),
-    "hf": (bert, dict),
-}  # fmt: skip
-
-
 def test_every_dialect_is_tried() -> None:
     assert list(FOREIGN) == [dialect.name for dialect in tables.DIALECTS]
     assert all(dialect.description for dialect in tables.DIALECTS)
@@ -173,11 +56,11 @@ def test_every_dialect_is_tried() -> None:
 
 @pytest.mark.parametrize("dialect", FOREIGN)
 def test_there_and_back_bit_by_bit(dialect: str) -> None:
-    make, by_hand = FOREIGN[dialect]
-    model = make()
+    foreign = FOREIGN[dialect]
+    model = foreign.make()
     tensors = weights(model)
-    there = into_dialect(tensors, dialect)
-    expected = by_hand(tensors)
+    there = into_dialect({foreign.base + name: t for name, t in tensors.items()}, dialect, num_heads=foreign.num_heads)
+    expected = foreign.by_hand(tensors)
     for head in {"lm_head.weight", "out_head.weight"} & set(expected):  # a second name is not a second weight
         assert torch.equal(expected.pop(head), tensors["transformer.wte.weight"])
     wrapper = "module." if dialect == "hf-wrapped" else ""
@@ -192,11 +75,12 @@ def test_there_and_back_bit_by_bit(dialect: str) -> None:
     )  # fmt: skip
     assert list(made.sources) == list(tensors)
     assert made.missing == made.unexpected == made.misshapen == made.dropped == made.duplicates == made.zeros == []
-    assert len(made.joined) == (4 if dialect == "llms-from-scratch" else 0)
+    assert len(made.joined) == (4 if dialect in ("llms-from-scratch", "transformer-lens-gpt2") else 0)
+    assert list(made.heads) == ([] if foreign.num_heads is None else [foreign.num_heads])
     for target, (source, op) in made.sources.items():
         stored = torch.cat([there[part] for part in made.parts(source)]) if source in made.joined else there[source]
-        assert torch.equal(op.apply(stored), tensors[target]), target
-        assert torch.equal(op.invert(tensors[target]), stored), target
+        assert torch.equal(made.numbers(source, there.__getitem__), tensors[target]), target
+        assert torch.equal(op.reversed().for_heads(foreign.num_heads).apply(tensors[target]), stored), target
 
 
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "BertForQuestionAnswering", "BertForMaskedLM"])
@@ -214,7 +98,9 @@ def test_the_heads_of_googles_programs(name: str, tmp_path: Path) -> None:
 def test_no_way_back_for_a_name_that_a_dialect_does_not_have() -> None:
     with pytest.raises(WeightsError, match=r"score.weight: the dialect 'openai-gpt2' has no name for it .*Leave the"):
         into_dialect(weights(gpt2("GPT2ForSequenceClassification", pad_token_id=0)), "openai-gpt2")
-    with pytest.raises(ValueError, match="dialect is 'keras'; expected one of 'google-bert', 'openai-gpt2', 'llms"):
+    with pytest.raises(
+        ValueError, match="dialect is 'keras'; expected one of 'keras-bert', 'keras-gpt2', 'google-bert', 'openai"
+    ):
         into_dialect({}, "keras")
 
 
@@ -235,23 +121,14 @@ def test_the_leading_1() -> None:
 # ----------------------------------------------------------------------------------------------------- files that load
 
 
-def written(tensors: Tensors, folder: Path, config: Any) -> Path:
-    """A file as the dialect's program has it: a TensorFlow checkpoint for names with slashes, else safetensors."""
-    if any("/" in name for name in tensors):
-        return bundle(tensors).write(folder / "model.ckpt")
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    config.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("dialect", FOREIGN)
 def test_the_file_of_each_dialect_computes_the_same(dialect: str, tmp_path: Path) -> None:
-    make, by_hand = FOREIGN[dialect]
-    model = make()
-    path = written(by_hand(weights(model)), tmp_path, model.config)
+    foreign = FOREIGN[dialect]
+    model = foreign.make()
+    path = written(foreign.by_hand(weights(model)), tmp_path, model.config)
     # nanoGPT's names, with biases, are Hugging Face's: only the caller can know (see the tests of recognition).
     forced = {"dialect": dialect} if dialect == "nanogpt" else {}
-    again = type(model).from_pretrained(path, config=model.config, strict=True, **forced)
+    again = type(model).from_pretrained(path, config=model.config, strict=True, **forced, **foreign.settings)
     assert again.load_report.ok
     assert again.load_report.dialect == dialect
     assert same_outputs(again, model)
@@ -268,7 +145,7 @@ def test_the_file_of_each_dialect_computes_the_same(dialect: str, tmp_path: Path
 
 @pytest.mark.parametrize("dialect", ["google-bert", "openai-gpt2"])
 def test_the_trunk_alone_and_its_prefix(dialect: str, tmp_path: Path) -> None:
-    make, by_hand = FOREIGN[dialect]
+    make, by_hand = FOREIGN[dialect].make, FOREIGN[dialect].by_hand
     model = make()
     path = written(by_hand(weights(model)), tmp_path, model.config)
     trunk = type(model.base_model).from_pretrained(path, config=model.config, strict=True)
@@ -424,10 +301,21 @@ def test_query_key_and_value_apart(tmp_path: Path) -> None:
         (["module.transformer.h.0.ln_1.gamma"], "nanogpt-gamma", "'module.transformer.h.0.ln_1.gamma' and 0 more"),
         (["transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_attn.bias"], "hf", "no name is of another"),
         (["transformer.h.0.attn.c_attn.weight", "transformer.ln_f.bias"], "hf", "no name is of another"),
-        (["module.bert.a", "module.cls.b"], "hf-wrapped", "torch.compile or DataParallel puts there, as 'module.'"),
-        (["_orig_mod.bert.a"], "hf-wrapped", "as '_orig_mod.'"),
+        (["module.bert.a", "module.cls.b"], "hf-wrapped", "every name begins with 'module.', as DataParallel, DDP or"),
+        (["model.bert.a", "model.cls.b"], "hf-wrapped", "every name begins with 'model.', as a program that holds"),
+        (["_orig_mod.bert.a"], "hf-wrapped", "'_orig_mod.bert.a' holds '_orig_mod', which torch.compile puts there"),
+        (["a", "b._fsdp_wrapped_module.c"], "hf-wrapped", "'b._fsdp_wrapped_module.c' holds '_fsdp_wrapped_module'"),
         (["module.bert.a", "cls.b"], "hf", "no name is of another"),
-        (["module.bert.LayerNorm.gamma"], "hf-legacy", "say gamma or beta"),
+        (["model.bert.a", "cls.b"], "hf", "no name is of another"),
+        (["module.bert.LayerNorm.gamma"], "hf-wrapped", "every name begins with 'module.'"),
+        (["bert.LayerNorm.gamma", "bert.x"], "hf-legacy", "'bert.LayerNorm.gamma' and 0 more names say gamma or beta"),
+        (["bert/tf_bert_model/bert/pooler/dense/bias:0"], "keras-bert", "0 more names, as TensorFlow 2 names"),
+        (["bert/pooler/dense/bias:0", "x"], "keras-bert", "'bert/pooler/dense/bias:0' and 0 more names, as"),
+        (["score/kernel:0", "transformer/h_._0/ln_1/beta:0"], "keras-gpt2", "'transformer/h_._0/ln_1/beta:0' and 0"),
+        (["blocks.0.ln1.w", "embed.embed.W_E"], "transformer-lens-bert", "'embed.embed.W_E' and 0 more names"),
+        (["blocks.0.attn.W_Q", "blocks.0.ln1.w", "blocks.0.ln1.b"], "transformer-lens-gpt2",
+         "'blocks.0.attn.W_Q' and 0 more names: matrices of a HookedTransformer"),
+        (["layers.0.mha.query.bias", "embeddings.x"], "curated-transformers", "'layers.0.mha.query.bias' and 0 more"),
         (["0.auto_model.a", "1.x"], "sentence-transformers", "'0.auto_model.a' and 0 more names"),
         ([], "hf", "no name is of another"),
     ],

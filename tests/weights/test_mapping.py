@@ -283,7 +283,7 @@ def test_unrelated_architectures_do_not_fit() -> None:
 
 def test_dialect_by_name() -> None:
     assert bert_plan(BARE, BARE, dialect="hf-legacy").reason == "chosen by the caller"
-    with pytest.raises(ValueError, match=r"dialect is 'keras'; expected one of 'google-bert', .*'hf-legacy', 'hf'"):
+    with pytest.raises(ValueError, match=r"dialect is 'keras'; expected one of 'keras-bert', .*'hf-legacy', 'hf'"):
         plan(BARE, BARE, dialect="keras")
 
 
