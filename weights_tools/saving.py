@@ -29,7 +29,15 @@ from weights_tools.atomic import write_atomically
 from weights_tools.safetensors_file import DTYPES
 from weights_tools.transaction import Transaction, transaction
 
-__all__ = ["Pending", "parse_size", "save_checkpoint", "write_atomically", "write_bin", "write_safetensors"]
+__all__ = [
+    "Pending",
+    "parse_size",
+    "save_checkpoint",
+    "stage_checkpoint",
+    "write_atomically",
+    "write_bin",
+    "write_safetensors",
+]
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -94,7 +102,7 @@ def save_checkpoint(
     max_shard_size: int | str = "5GB",
     metadata: dict[str, str] | None = None,
     format: str = "safetensors",
-    files: Mapping[str, bytes | None] | None = None,
+    files: Mapping[str, bytes | None | Callable[[Mapping[str, Path]], bytes]] | None = None,
 ) -> list[Path]:
     """Write `tensors` into `folder`, all or nothing (how: see `weights_tools.transaction`).
 
@@ -107,7 +115,8 @@ def save_checkpoint(
             larger than this has a shard to itself.
         metadata: texts for the safetensors header; default {"format": "pt"}, which `transformers` asks for.
         format: "safetensors" -> model.safetensors, "pytorch" -> pytorch_model.bin.
-        files: further files of the folder that change in the same moment: name -> content, None removes one.
+        files: further files of the folder that change in the same moment: name -> content, None removes one; a function
+            is given the written weights files, name -> where they can be read now, and returns the content.
 
     Returns:
         The weights files of the new checkpoint, the index last.
@@ -120,6 +129,61 @@ def save_checkpoint(
     Replaced files of the same format are removed. Files of the other format are removed only where a reader would
     prefer them (safetensors, when saving "pytorch"). Of two writers at once the second waits for the first.
     """
+    _checked(tensors, max_shard_size, metadata, format)
+    with transaction(folder) as change:
+        for name, data in (files or {}).items():
+            if data is None:
+                change.remove(name)
+            else:
+                change.write(name, data)
+        written = stage_checkpoint(change, tensors, max_shard_size=max_shard_size, metadata=metadata, format=format)
+    return [Path(folder) / name for name in written]
+
+
+def stage_checkpoint(
+    change: Transaction,
+    tensors: Mapping[str, torch.Tensor | Pending],
+    *,
+    max_shard_size: int | str = "5GB",
+    metadata: dict[str, str] | None = None,
+    format: str = "safetensors",
+) -> list[str]:
+    """Write `tensors` as a part of a transaction, and remove what they replace: `save_checkpoint` without the commit.
+
+    Returns:
+        The names of the weights files, the index last; `change.path(name)` is where each is until the commit.
+
+    Arguments and errors: those of `save_checkpoint`.
+    """
+    header, limit = _checked(tensors, max_shard_size, metadata, format)
+    single, index = ENTRIES[format]
+    groups = _split(tensors, limit)
+    shards = [single] if len(groups) == 1 else _free_names(change.folder, single, len(groups))
+    for shard, group in zip(shards, groups, strict=True):
+        path = change.path(shard)
+        if format == "safetensors":
+            with path.open("wb") as file:
+                write_safetensors(file, group, header)
+        else:
+            write_bin(path, group)
+    written = shards if len(groups) == 1 else [*shards, index]
+    if len(groups) > 1:
+        content = {
+            "metadata": {"total_size": sum(value.nbytes for value in tensors.values())},
+            "weight_map": {name: shard for shard, group in zip(shards, groups, strict=True) for name in group},
+        }
+        change.write(index, (json.dumps(content, indent=2) + "\n").encode())
+    _remove_replaced(change, written)
+    return written
+
+
+def _checked(
+    tensors: Mapping[str, torch.Tensor | Pending],
+    max_shard_size: int | str,
+    metadata: dict[str, str] | None,
+    format: str,
+) -> tuple[dict[str, str], int]:
+    """(texts for the header, bytes of a shard at most), before anything is written."""
     if format not in ENTRIES:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(map(repr, ENTRIES))}")
     limit = parse_size(max_shard_size)
@@ -127,32 +191,7 @@ def save_checkpoint(
     header = {"format": "pt"} if metadata is None else dict(metadata)
     if not all(isinstance(text, str) for pair in header.items() for text in pair):
         raise TypeError(f"metadata is {header!r}; expected a dictionary of texts")
-    place = Path(folder)
-    single, index = ENTRIES[format]
-    with transaction(place) as change:
-        groups = _split(tensors, limit)
-        shards = [single] if len(groups) == 1 else _free_names(place, single, len(groups))
-        for shard, group in zip(shards, groups, strict=True):
-            path = change.path(shard)
-            if format == "safetensors":
-                with path.open("wb") as file:
-                    write_safetensors(file, group, header)
-            else:
-                write_bin(path, group)
-        for name, data in (files or {}).items():
-            if data is None:
-                change.remove(name)
-            else:
-                change.write(name, data)
-        written = shards if len(groups) == 1 else [*shards, index]
-        if len(groups) > 1:
-            content = {
-                "metadata": {"total_size": sum(value.nbytes for value in tensors.values())},
-                "weight_map": {name: shard for shard, group in zip(shards, groups, strict=True) for name in group},
-            }
-            change.write(index, (json.dumps(content, indent=2) + "\n").encode())
-        _remove_replaced(change, written)
-    return [place / name for name in written]
+    return header, limit
 
 
 def _remove_replaced(change: Transaction, written: list[str]) -> None:
@@ -252,7 +291,7 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        for block in _blocks(name, tensors[name]):
+        for block in blocks(name, tensors[name]):
             file.write(block.view(torch.uint8).numpy().data)
 
 
@@ -280,7 +319,7 @@ def write_bin(path: Path, tensors: Mapping[str, torch.Tensor | Pending]) -> None
 def _through(file: BinaryIO, name: str, tensor: Pending) -> torch.Tensor:
     """Append the tensor to `file`; the result lives in the mapped file and not in memory."""
     start = file.tell()
-    for block in _blocks(name, tensor):
+    for block in blocks(name, tensor):
         file.write(block.view(torch.uint8).numpy().data)
     file.flush()
     if not tensor.nbytes:
@@ -296,8 +335,12 @@ def _alone(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if whole else tensor.clone()
 
 
-def _blocks(name: str, value: torch.Tensor | Pending) -> Iterator[torch.Tensor]:
-    """The numbers in row-major order, as contiguous one-dimensional pieces in the dtype that is stored."""
+def blocks(name: str, value: torch.Tensor | Pending) -> Iterator[torch.Tensor]:
+    """The numbers in row-major order, as contiguous one-dimensional pieces in the dtype that is stored.
+
+    Raises:
+        ValueError: a `Pending` tensor came with another shape; `name` is for this message.
+    """
     tensor = value.read() if isinstance(value, Pending) else value
     if tuple(tensor.shape) != tuple(value.shape):
         raise ValueError(f"{name} has the shape {list(tensor.shape)}, announced was {list(value.shape)}")
