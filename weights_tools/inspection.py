@@ -17,7 +17,7 @@ from weights_tools.common import TensorInfo, listed, readable_size
 from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.mapping import matcher
 from weights_tools.regular import is_there, read_text
-from weights_tools.report import fold
+from weights_tools.report import fold, fold_groups
 
 MAX_CONFIG_BYTES = 16_000_000  # the largest published ones have some hundred kB, all of it label names
 HUGE_BYTES = 2**31  # programs that count bytes in 32 bits stop here
@@ -136,7 +136,7 @@ def _table(checkpoint: Checkpoint, every_name: bool) -> list[str]:
     rows: list[tuple[int, str, str, str, str]] = []
     for (shape, dtype), names in groups.items():
         nbytes = checkpoint[names[0]].nbytes
-        for text, members in [(name, [name]) for name in names] if every_name else _folded(names):
+        for text, members in [(name, [name]) for name in names] if every_name else fold_groups(names):
             size = readable_size(nbytes) + (f" x {len(members)}" if len(members) > 1 else "")
             rows.append((first[members[0]], text, str(list(shape)), dtype, size))
     cells = [("name", "shape", "dtype", "size"), *(row[1:] for row in sorted(rows))]
@@ -144,21 +144,6 @@ def _table(checkpoint: Checkpoint, every_name: bool) -> list[str]:
     return [
         "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
     ]
-
-
-def _folded(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Each folded line with the names it stands for: found by folding the names of one template at a time."""
-    families: dict[str, list[str]] = {}
-    for name in names:
-        families.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "#", name).rpartition(".")[0] or name, []).append(name)
-    result = []
-    for members in families.values():
-        lines = fold(members)
-        if len(lines) == 1:
-            result.append((lines[0], members))
-        else:
-            result += [(name, [name]) for name in members]
-    return result
 
 
 def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:

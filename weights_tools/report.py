@@ -16,38 +16,63 @@ def fold(names: Iterable[str]) -> list[str]:
 
     >>> fold(["layer.0.query.weight", "layer.0.query.bias", "layer.1.query.weight", "layer.1.query.bias", "pooler"])
     ['layer.{0..1}.query.{weight,bias}', 'pooler']
+    >>> fold(["encoder/layer_0/query/kernel", "encoder/layer_1/query/kernel"])
+    ['encoder/layer_{0..1}/query/kernel']
 
     Last parts are folded first, then numbers, from left to right; a fold stands for exactly the names that were given.
+    A name with slashes has its parts between these, and its numbers at the end of a part, as TensorFlow writes them.
     """
-    folded = _fold_last(list(dict.fromkeys(names)))
-    for place in range(max((name.count(".") + 1 for name in folded), default=0)):
+    return [line for line, _ in fold_groups(names)]
+
+
+def fold_groups(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """As `fold`; each line with the names that it stands for."""
+    folded = _fold_last(dict.fromkeys(names))
+    for place in range(max((line.count(_separator(line)) + 1 for line, _ in folded), default=0)):
         folded = _fold_number(folded, place)
     return folded
 
 
-def _fold_last(names: list[str]) -> list[str]:
-    lasts: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, last = name.rpartition(".")
-        # Numbers are folded to ranges later; a name without a dot has nothing in common with its neighbours.
-        key = name if not stem or last.isdigit() else f"{stem}."
-        lasts.setdefault(key, []).append("" if key == name else last)
-    return [key + (parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}") for key, parts in lasts.items()]
+def _separator(name: str) -> str:
+    return "/" if "/" in name else "."
 
 
-def _fold_number(names: list[str], place: int) -> list[str]:
-    groups: dict[tuple[str, ...], list[int]] = {}
+def _fold_last(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
     for name in names:
-        parts = name.split(".") if ".." not in name else re.split(r"(?<!\.)\.(?!\.)", name)
-        number = parts[place] if place < len(parts) else ""
-        if re.fullmatch(r"0|[1-9]\d{0,8}", number):
-            groups.setdefault((*parts[:place], "#", *parts[place + 1 :]), []).append(int(number))
+        stem, separator, last = name.rpartition(_separator(name))
+        # Numbers are folded to ranges later; a name of one part has nothing in common with its neighbours.
+        groups.setdefault(name if not stem or last.isdigit() else stem + separator, []).append(name)
+    return [
+        (
+            members[0] if len(members) == 1 else f"{key}{{{','.join(name.removeprefix(key) for name in members)}}}",
+            members,
+        )
+        for key, members in groups.items()
+    ]
+
+
+def _fold_number(folded: list[tuple[str, list[str]]], place: int) -> list[tuple[str, list[str]]]:
+    groups: dict[tuple[str, ...], list[tuple[int, str, list[str]]]] = {}
+    for line, members in folded:
+        separator = _separator(line)
+        # A range that was folded before holds two dots, which separate nothing.
+        parts = line.split(separator) if separator == "/" else re.split(r"(?<!\.)\.(?!\.)", line)
+        stem = ".*?" if separator == "/" else ""
+        number = re.fullmatch(rf"({stem})(0|[1-9]\d{{0,8}})", parts[place]) if place < len(parts) else None
+        if number is None:
+            groups[(line,)] = [(0, line, members)]
         else:
-            groups[(name,)] = []
+            template = (separator, *parts[:place], f"{number[1]}#", *parts[place + 1 :])
+            groups.setdefault(template, []).append((int(number[2]), line, members))
     result = []
-    for template, numbers in groups.items():
-        text = _ranges(sorted(numbers))
-        result.append(".".join(text if index == place and numbers else part for index, part in enumerate(template)))
+    for (separator, *parts), found in groups.items():
+        line = found[0][1]
+        if len(found) > 1:
+            found.sort()
+            parts[place] = parts[place].removesuffix("#") + _ranges([number for number, _, _ in found])
+            line = separator.join(parts)
+        result.append((line, [name for _, _, members in found for name in members]))
     return result
 
 
@@ -167,11 +192,18 @@ def _converted(items: Iterable[tuple[str, str, str]]) -> list[str]:
 
 
 def _renamed(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Both sides folded, where they fold alike; pair by pair otherwise."""
-    sources, targets = fold(source for source, _ in pairs), fold(target for _, target in pairs)
-    if len(sources) == len(targets):
-        return [f"{source} -> {target}" for source, target in zip(sources, targets, strict=True)]
-    return [f"{source} -> {target}" for source, target in pairs]
+    """Line by line where the names of a folded line become those of another; name by name otherwise."""
+    targets: dict[str, list[str]] = {}
+    for source, target in pairs:
+        targets.setdefault(source, []).append(target)
+    lines = []
+    for line, members in fold_groups(targets):
+        folded = fold(target for source in members for target in targets[source])
+        if len(folded) == 1:
+            lines.append(f"{line} -> {folded[0]}")
+        else:
+            lines += [f"{source} -> {target}" for source in members for target in targets[source]]
+    return lines
 
 
 def _config(values: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weights_tools.report import LoadReport, fold
+from weights_tools.report import LoadReport, fold, fold_groups
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,15 @@ from weights_tools.report import LoadReport, fold
         (["h.01.w", "h.1.w"], ["h.01.w", "h.1.w"]),
         (["z", "h.1.w", "a", "h.0.w"], ["z", "h.{0..1}.w", "a"]),
         (["a..b", "a.0..1"], ["a..b", "a.0..1"]),
+        (
+            [f"bert/encoder/layer_{i}/output/dense/{kind}" for i in range(12) for kind in ("kernel", "bias")],
+            ["bert/encoder/layer_{0..11}/output/dense/{kernel,bias}"],
+        ),
+        ([f"model/h{i}/ln_{j}/g" for i in range(2) for j in (1, 2)], ["model/h{0..1}/ln_{1..2}/g"]),
+        (["a/layer_._0/b:0", "a/layer_._1/b:0", "a/pooler"], ["a/layer_._{0..1}/b:0", "a/pooler"]),
+        (["x/h0/w", "x.h0.w", "x/h1/w", "x.h1.w"], ["x/h{0..1}/w", "x.h0.w", "x.h1.w"]),
+        (["x/0/w", "x.0.w", "x/1/w", "x.1.w"], ["x/{0..1}/w", "x.{0..1}.w"]),
+        (["h/07/w", "h/08/w", "h/1/w"], ["h/0{7..8}/w", "h/1/w"]),
     ],
 )
 def test_fold(names: list[str], expected: list[str]) -> None:
@@ -54,10 +63,16 @@ def unfold(line: str) -> list[str]:
     return ["".join(pieces) for pieces in itertools.product(*parts)]
 
 
-@given(st.sets(st.lists(st.sampled_from(["0", "1", "2", "10", "a", "w", "b"]), min_size=1, max_size=4).map(".".join)))
+PARTS = st.lists(st.sampled_from(["0", "1", "2", "10", "a", "w", "b", "h0", "h1", "h01"]), min_size=1, max_size=4)
+
+
+@given(st.sets(st.one_of(PARTS.map(".".join), PARTS.map("/".join))))
 def test_a_fold_stands_for_exactly_its_names(names: set[str]) -> None:
     lines = fold(sorted(names))
     assert sorted(name for line in lines for name in unfold(line)) == sorted(names)
+    groups = fold_groups(sorted(names))
+    assert [line for line, _ in groups] == lines
+    assert all(sorted(unfold(line)) == sorted(members) for line, members in groups)
 
 
 def layers(kind: str) -> list[str]:
@@ -110,6 +125,17 @@ def test_full_report() -> None:
         "  notes:\n"
         "    both formats are present"
     )
+
+
+def test_renames_are_folded_only_where_both_sides_are() -> None:
+    """Equal numbers of lines on both sides are not enough: here they would pair wrong names."""
+    pairs = [("a.w", "x.w"), ("a.b", "y.b"), ("b.w", "x.b"), ("c.w", "z")]
+    assert str(LoadReport("f", renamed=pairs)).endswith(
+        "  renamed (4):\n    a.w -> x.w\n    a.b -> y.b\n    b.w -> x.b\n    c.w -> z"
+    )
+    tensorflow = [(f"model/h{layer}/ln_1/{old}", f"h.{layer}.ln_1.{new}") for layer in range(3)
+                  for old, new in (("g", "weight"), ("b", "bias"))]  # fmt: skip
+    assert str(LoadReport("f", renamed=tensorflow)).endswith("model/h{0..2}/ln_1/{g,b} -> h.{0..2}.ln_1.{weight,bias}")
 
 
 def test_notes_and_drops_do_not_make_it_unfit() -> None:
