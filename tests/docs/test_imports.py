@@ -43,8 +43,10 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.cache",
         "minitf.outputs",
         "minitf.loading",
+        "minitf.saving",
         "weights_tools",
     },
+    "minitf.saving": {"minitf.config", "minitf.keywords", "minitf.pretrained", "weights_tools"},
     "minitf.loading": {"minitf.config", "minitf.keywords", "minitf.masks", "minitf.pretrained", "weights_tools"},
     "minitf.models": {
         *LEAVES,
@@ -76,7 +78,9 @@ ALLOWED: dict[str, set[str]] = {
         "weights_tools",
     },
     "minitf.tracing": {"minitf.tracing", "minitf.patterns"},
-    "minitf.surgery": {"minitf.surgery", "minitf.patterns"},
+    "minitf.surgery": {  # files of adapters; the loss and output of a head
+        *("minitf.surgery", "minitf.patterns", "minitf.losses", "minitf.outputs", "weights_tools"),
+    },
     "minitf.parity": {"minitf.parity"},
     "minitf.parity.faults": {  # how a mistake is made in the models, their leaves and caches
         "minitf.parity.faults",
@@ -95,8 +99,9 @@ ALLOWED: dict[str, set[str]] = {
 LAZY_ONLY: dict[str, set[str]] = {
     GROUND: {"minitf.cache"},  # the name of a type
     "minitf.config": {"minitf.activations", "torch", "weights_tools"},
-    "minitf.pretrained": {"minitf.loading", "minitf.outputs", "weights_tools"},
+    "minitf.pretrained": {"minitf.loading", "minitf.saving", "minitf.outputs", "weights_tools"},
     "minitf.loading": {"minitf.pretrained"},
+    "minitf.saving": {"minitf.pretrained"},
     "minitf.models.auto": {"torch", "minitf.pretrained", "minitf.loading", "weights_tools"},
     "minitf.tokenization": {"torch"},
     "minitf.generation": {"weights_tools"},
