@@ -168,6 +168,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
     """Other name -> field. The aliases work for reading, setting and as constructor keywords."""
+    original_file: ClassVar[tuple[str, dict[str, str]]] = ("", {})
+    """What the model's first release has in place of config.json: its name, and keys that have other names there."""
 
     architectures: list[str] | None = ruled(
         None, "a list of class names, or None", lambda v: v is None or is_string_list(v)
@@ -492,11 +494,21 @@ class PretrainedConfig(metaclass=StrictKeywords):
         *,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """`(contents of config.json, {})`, as in transformers, where the second part held unused keywords."""
-        path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
+        hub = {
+            "cache_dir": cache_dir,
+            "revision": revision,
+            "subfolder": subfolder,
+            "local_files_only": local_files_only,
+            "token": token,
+            "endpoint": endpoint,
+        }
+        path = _config_file(pretrained_model_name_or_path, hub)
         return read_json(path), {}
 
     @classmethod
@@ -506,16 +518,20 @@ class PretrainedConfig(metaclass=StrictKeywords):
         *,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **overrides: Any,
     ) -> Config:
         """Read a configuration from a folder, a JSON file or a model name; `overrides` replace single keys.
 
         Args:
-            pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the
-                Hugging Face hub (looked for in the local cache first).
-            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name (Google's
+                bert_config.json and OpenAI's hparams.json are understood), or a name on the Hugging Face hub (looked
+                for in the local cache first).
+            subfolder: the folder inside, where the files are.
+            cache_dir, revision, local_files_only, token, endpoint: for names, see `weights_tools.hub.resolve`.
             **overrides: settings as in the constructor, e.g. `num_hidden_layers=10`.
 
         Raises:
@@ -523,8 +539,18 @@ class PretrainedConfig(metaclass=StrictKeywords):
             ValueError: not JSON, or a value that is refused.
             TypeError: an unknown override.
         """
-        path = _config_file(pretrained_model_name_or_path, cache_dir, revision, local_files_only, token)
-        return cls.from_dict(read_json(path), source=str(path), **overrides)
+        hub = {
+            "cache_dir": cache_dir,
+            "revision": revision,
+            "subfolder": subfolder,
+            "local_files_only": local_files_only,
+            "token": token,
+            "endpoint": endpoint,
+        }
+        path = _config_file(pretrained_model_name_or_path, hub)
+        original, names = cls.original_file
+        values = {names.get(key, key) if path.name == original else key: v for key, v in read_json(path).items()}
+        return cls.from_dict(values, source=str(path), **overrides)
 
     # -- Python's protocols ----------------------------------------------------------------------------------------
 
@@ -562,24 +588,11 @@ def _integer_keys(mapping: Mapping[Any, Any], where: str) -> dict[int, Any]:
     return integers
 
 
-def _config_file(
-    name_or_path: str | os.PathLike[str],
-    cache_dir: str | os.PathLike[str] | None,
-    revision: str,
-    local_files_only: bool,
-    token: str | None,
-) -> Path:
+def _config_file(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -> Path:
     from weights_tools.hub import resolve
     from weights_tools.regular import is_there
 
-    path = resolve(
-        name_or_path,
-        cache_dir=cache_dir,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        filenames=(CONFIG_NAME,),
-    )
+    path = resolve(name_or_path, filenames=(CONFIG_NAME,), **hub)
     if not path.is_dir():
         return path
     if not is_there(path / CONFIG_NAME):
@@ -640,6 +653,7 @@ class BertConfig(PretrainedConfig):
     """
 
     model_type: ClassVar[str] = "bert"
+    original_file: ClassVar[tuple[str, dict[str, str]]] = ("bert_config.json", {})  # of Google
 
     vocab_size: int = positive(30522)
     hidden_size: int = positive(768)
@@ -703,6 +717,10 @@ class GPT2Config(PretrainedConfig):
     """
 
     model_type: ClassVar[str] = "gpt2"
+    original_file: ClassVar[tuple[str, dict[str, str]]] = (
+        "hparams.json",  # of OpenAI
+        {"n_vocab": "vocab_size", "n_ctx": "n_positions"},
+    )
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",

@@ -1,33 +1,32 @@
 """From a name to a local folder: a path as it is, then the hub's cache on disk, then a download.
 
-The cache (https://huggingface.co/docs/huggingface_hub/guides/manage-cache) is a folder per model:
-`models--org--name/refs/main` holds the hash of the newest snapshot, `models--org--name/snapshots/<hash>/` its files, as
-links into `blobs/` or as copies. It is read here without any request. Only a name that is not in it is downloaded, by
-`huggingface_hub`, which is imported for that alone. Environment variables are read at every call.
+The cache is read without any request (`weights_tools.hub_cache`). Only what is not in it is downloaded
+(`weights_tools.hub_download`), and of a repository only the files that are needed (`weights_tools.hub_files`).
+Environment variables are read at every call.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-import fnmatch
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from weights_tools.hub_cache import cache_folder, check_subfolder, find_cached, inside, is_set, place_for
+from weights_tools.hub_download import Request, download, endpoint_of, list_files, reason
+from weights_tools.hub_files import Want, entries
 from weights_tools.regular import shown
+from weights_tools.sentence_folder import model_folder
 
 LONGEST_PATH = 1000  # nobody's path is longer, and file systems end at 4096
 
-SAFETENSORS_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-PICKLE_PATTERNS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-TEXT_PATTERNS = ("*.json", "*.txt", "*.model")
-DEFAULT_PATTERNS = (*TEXT_PATTERNS, *SAFETENSORS_PATTERNS, *PICKLE_PATTERNS)
-
 # https://huggingface.co/docs/hub/repositories-settings: letters, digits, "-", "_", "."; at most one "/".
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
-WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt", ".h5", ".npz", ".txt")
+FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt", ".h5", ".npz", ".txt")
+BUNDLE_SUFFIX = ".index"  # TensorFlow names a checkpoint by what its files begin with
 
 
 def resolve(
@@ -35,58 +34,146 @@ def resolve(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str = "main",
+    subfolder: str = "",
+    variant: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
-    filenames: Sequence[str] = DEFAULT_PATTERNS,
+    endpoint: str | None = None,
+    filenames: Sequence[str] | None = None,
+    essential: Sequence[Sequence[str]] = (),
 ) -> Path:
     """The local folder (or file) that `name_or_path` means.
 
     Args:
-        name_or_path: an existing folder or file, which always wins (also a folder that is named like a model), or a
-            model's name on the hub ("org/name", or "name" alone for the oldest ones).
+        name_or_path: an existing folder or file, which always wins (also a folder that is named like a model); what the
+            names of a TensorFlow checkpoint begin with (its index file is returned); or a model's name on the hub
+            ("org/name", or "name" alone for the oldest ones).
         cache_dir: the cache to look in and download to; default: HF_HUB_CACHE, else HF_HOME/hub, else
             ~/.cache/huggingface/hub.
         revision: branch, tag, "refs/pr/1" or full hash.
+        subfolder: a folder inside the folder or repository, where all files are looked for.
+        variant: of the weights: "fp16" looks for model.fp16.safetensors, and for nothing else.
         local_files_only: never ask the network (HF_HUB_OFFLINE=1 says the same).
-        token: an access token for `huggingface_hub`; default: its own (HF_TOKEN, or the one it stored).
-        filenames: patterns of the files that are wanted. A cached snapshot serves if it holds a match: of the weights
-            among the patterns, if there are any, else of any pattern.
+        token: an access token; True or None = HF_TOKEN, else the one that `hf auth login` stored; False = none.
+        endpoint: the address to download from; default: HF_ENDPOINT, else https://huggingface.co.
+        filenames: plain names of the files that are wanted; None = a whole checkpoint: settings, vocabularies, and the
+            weights in one form (safetensors, else a pickle; one file, else shards).
+        essential: alternatives among `filenames`: a cached snapshot serves if it holds all names of one of them;
+            default: any one file. Of a whole checkpoint it must hold the weights.
 
     Raises:
         FileNotFoundError: nothing was found; the message names what was tried and what to do. A text that can only be a
             path (it starts with ".", "/" or "~", has more than one separator or the suffix of a file, or its parent
             folder exists) is never asked for on the network. Also for an empty text.
         TypeError: `name_or_path` is no text and no path.
+        ValueError: a revision, subfolder, variant or endpoint that cannot be one.
     """
     text = _checked_name(name_or_path)
+    subfolder = check_subfolder(subfolder)
+    entries(variant)  # a wrong variant is an error wherever the files are
     path = Path(text).expanduser()
     if _exists(path):
-        return path
+        return _local(path, subfolder, variant)
+    if _exists(index := path.with_name(path.name + BUNDLE_SUFFIX) if path.name else path):
+        return _local(index, subfolder, variant)
     if not isinstance(name_or_path, str) or _is_path(text):
         raise FileNotFoundError(f"{shown(text)}: no such file or folder{_near(path)} {_remedy(name_or_path, text)}")
-    _check_revision(revision)
-    cache = _cache(cache_dir)
-    found, state = _cached(cache, text, revision, filenames)
+    want = Want(None if filenames is None else tuple(filenames), tuple(map(tuple, essential)), variant)
+    request = make_request(text, revision, subfolder, endpoint, token, want)
+    cache = cache_folder(cache_dir)
+    found, state = find_cached(cache, text, revision, subfolder, want)
     if found is not None:
         return found
     tried = [f"a folder {text!r} in {Path.cwd()}: there is none", f"the cache {cache}: {state}"]
-    if local_files_only or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        why = "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE is set"
-        tried.append(f"no download: {why}")
-        raise _not_found(text, tried, cache, filenames)
+    if why := offline(local_files_only):
+        raise _not_found(request, [*tried, f"no download: {why}"], cache)
+    return fetch(request, cache, tried)
+
+
+def make_request(
+    name: str, revision: str, subfolder: str, endpoint: str | None, token: str | bool | None, want: Want
+) -> Request:
+    """A checked request.
+
+    Raises:
+        FileNotFoundError: `name` cannot be a model's.
+        ValueError: a revision, subfolder, variant or endpoint that cannot be one.
+        TypeError: a token that is neither a text nor True, False or None.
+    """
+    if not REPOSITORY.fullmatch(name) or ".." in name:
+        raise FileNotFoundError(
+            f"{shown(name)} is no name of a model on the hub; expected 'organisation/name' or 'name'"
+        )
+    parts = revision.split("/") if isinstance(revision, str) else [""]
+    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        raise ValueError(f"revision is {revision!r}; expected a branch, a tag, 'refs/pr/1' or a full hash")
+    if token is not None and not isinstance(token, str | bool):
+        raise TypeError(f"token is a {type(token).__name__}; expected a text, True, False or None")
+    entries(want.variant)
+    return Request(name, revision, check_subfolder(subfolder), endpoint_of(endpoint), token, want)
+
+
+def offline(local_files_only: bool) -> str:
+    """Why there are no downloads; "" = there are."""
+    if local_files_only:
+        return "local_files_only=True"
+    # `huggingface_hub` obeys both.
+    return next((f"{name} is set" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if is_set(name)), "")
+
+
+def fetch(request: Request, cache: Path, tried: Sequence[str] = (), local_dir: Path | None = None) -> Path:
+    """Download into the cache, or into `local_dir`; the folder that holds the files.
+
+    Raises:
+        FileNotFoundError: it failed; the message says why, after what was `tried` before, and what to do instead.
+    """
+    names = None
     try:
-        return _download(text, cache, revision, token, filenames)
+        listing = list_files(request)
+        names = listing.files
+        return download(request, listing, cache, local_dir)
     except Exception as error:  # whatever the network or the library reports, the remedies are the same
-        endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
-        tried.append(f"download from {endpoint}: {type(error).__name__}: {reason}")
-        raise _not_found(text, tried, cache, filenames) from error
+        if type(error) is FileNotFoundError:  # it was reached, and another endpoint has no other files
+            raise FileNotFoundError(f"{request.name!r} at {request.endpoint}: {error}") from None
+        line = f"download from {request.endpoint}: {reason(error, request)}"
+        raise _not_found(request, [*tried, line], cache, names) from error
+
+
+def wanted_urls(request: Request, *, local_files_only: bool = False) -> tuple[list[str], str]:
+    """(the address of every file that a download would fetch, why these are only the standard names or "").
+
+    Raises:
+        FileNotFoundError: the repository was reached, and lacks what is needed.
+    """
+    why = offline(local_files_only)
+    if not why:
+        try:
+            # The commit's own address: what is fetched later belongs together.
+            listing = list_files(request)
+            return [replace(request, revision=listing.commit).url(name) for name in listing.files], ""
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{request.name!r} at {request.endpoint}: {error}") from None
+        except Exception as error:
+            why = f"{request.endpoint}: {reason(error, request)}"
+    return [request.url(name) for name in request.want.standard()], why
+
+
+def _local(path: Path, subfolder: str, variant: str | None) -> Path:
+    if path.is_dir():
+        place = inside(path, subfolder)
+        if not place.is_dir():
+            raise FileNotFoundError(f"{path} has no folder {subfolder!r}{_near(place)}")
+        return (None if subfolder else model_folder(place)) or place
+    for name, value in (("subfolder", subfolder), ("variant", variant)):
+        if value:
+            raise ValueError(f"{name} is {value!r}, but {path} is a file: leave {name} out, or give the folder")
+    return path
 
 
 def _is_path(text: str) -> bool:
     if not REPOSITORY.fullmatch(text) or ".." in text or text.startswith((".", "/", "~")):
         return True
-    if text.endswith(WEIGHTS_SUFFIXES):
+    if text.endswith(FILE_SUFFIXES):
         return True
     return "/" in text and Path(text).parent.exists()
 
@@ -144,93 +231,19 @@ def _remedy(name: object, text: str) -> str:
     return "Give a folder that exists, or a model's name on the hub, such as 'bert-base-uncased'."
 
 
-def _check_revision(revision: str) -> None:
-    parts = revision.split("/") if isinstance(revision, str) else [""]
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-        raise ValueError(f"revision is {revision!r}; expected a branch, a tag, 'refs/pr/1' or a full hash")
-
-
-def _cache(cache_dir: str | os.PathLike[str] | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
-    if os.environ.get("HF_HOME"):
-        return Path(os.environ["HF_HOME"]).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
-
-
-def _cached(cache: Path, name: str, revision: str, filenames: Sequence[str]) -> tuple[Path | None, str]:
-    """(the snapshot, "") or (None, why there is none)."""
-    home = cache / f"models--{name.replace('/', '--')}"
-    snapshots = home / "snapshots"
-    if not snapshots.is_dir():
-        return None, f"{home.name} is not there"
-    commit = revision
-    reference = home / "refs" / revision.removeprefix("refs/")
-    if revision.startswith("refs/") and not reference.is_file():
-        reference = home / "refs" / revision
-    if reference.is_file():
-        commit = reference.read_text(encoding="utf-8", errors="replace").strip()
-        if not re.fullmatch(r"[\w.-]+", commit) or commit in (".", ".."):
-            return None, f"{reference} holds {commit[:60]!r}, which is no hash"
-    else:
-        # A cache made by hand: one snapshot and no note which is the newest.
-        only = [entry.name for entry in snapshots.iterdir() if entry.is_dir()]
-        if revision == "main" and len(only) == 1:
-            commit = only[0]
-    snapshot = snapshots / commit
-    if not snapshot.is_dir():
-        there = ", ".join(sorted(entry.name for entry in snapshots.iterdir())) or "none"
-        return None, f"{home.name} has no snapshot of revision {revision!r} (snapshots: {there})"
-    if not holds(snapshot, filenames):
-        there = ", ".join(sorted(entry.name for entry in snapshot.iterdir())) or "nothing"
-        return None, f"{snapshot} holds {there}, but none of what is wanted"
-    return snapshot, ""
-
-
-def holds(folder: Path, filenames: Sequence[str]) -> bool:
-    """Whether `folder` has what `resolve` calls a match. A link whose blob is gone does not count."""
-    weights = [pattern for pattern in filenames if pattern in (*SAFETENSORS_PATTERNS, *PICKLE_PATTERNS)]
-    wanted = weights or filenames
-    names = [entry.name for entry in folder.iterdir() if entry.exists()]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in wanted)
-
-
-def _download(name: str, cache: Path, revision: str, token: str | bool | None, filenames: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    def fetch(patterns: Sequence[str]) -> Path:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache,
-            token=token,
-            allow_patterns=list(patterns),
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
-        return Path(folder)
-
-    # The same weights are often there twice, as safetensors and as a pickle: the second is fetched only for want of the
-    # first.
-    first = [pattern for pattern in filenames if pattern not in PICKLE_PATTERNS]
-    folder = fetch(first or filenames)
-    if not holds(folder, filenames) and len(first) != len(filenames):
-        folder = fetch(filenames)
-    if not holds(folder, filenames):
-        there = ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-        raise FileNotFoundError(f"the repository has none of {', '.join(filenames)} (of what was asked for: {there})")
-    return folder
-
-
-def _not_found(name: str, tried: Sequence[str], cache: Path, filenames: Sequence[str]) -> FileNotFoundError:
+def _not_found(
+    request: Request, tried: Sequence[str], cache: Path, names: Sequence[str] | None = None
+) -> FileNotFoundError:
+    """The error. names: the files that are needed; None = they are not known, only what they are called as a rule."""
+    guess = names is None and request.want.filenames is None
+    which = " (those that exist; older models have pytorch_model.bin in place of model.safetensors)" if guess else ""
+    addresses = "".join(f"\n      {request.url(name)}" for name in names or request.want.standard())
     attempts = "".join(f"\n  - {line}" for line in tried)
-    home = cache / f"models--{name.replace('/', '--')}" / "snapshots" / "main"
+    place = place_for(cache, request.name, request.revision) / request.subfolder
     return FileNotFoundError(
-        f"{name!r} was not found. Tried:{attempts}\n"
+        f"{request.name!r} was not found. Tried:{attempts}\n"
         "What helps:\n"
-        f"  - give a local folder that holds the files ({', '.join(filenames)});\n"
-        "  - set HF_ENDPOINT to a mirror that can be reached;\n"
-        f"  - copy the files into the cache: {home}"
+        "  - a mirror that can be reached: give endpoint= or set HF_ENDPOINT;\n"
+        f"  - a local folder in place of the name, with these files, downloaded by other means{which}:{addresses}\n"
+        f"  - a copy of these files in the cache: {place}"
     )

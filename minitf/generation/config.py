@@ -377,11 +377,16 @@ class GenerationConfig:
         config_file_name: str = GENERATION_CONFIG_NAME,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **settings: Any,
     ) -> Config:
         """Read the settings from a folder, a JSON file or a model name; `settings` replace single keys.
+
+        For `cache_dir`, `revision`, `subfolder`, `local_files_only`, `token` and `endpoint` see
+        `weights_tools.hub.resolve`.
 
         Raises:
             FileNotFoundError: no such file. ValueError: not JSON, or a value that is refused.
@@ -393,8 +398,10 @@ class GenerationConfig:
             pretrained_model_name_or_path,
             cache_dir=cache_dir,
             revision=revision,
+            subfolder=subfolder,
             local_files_only=local_files_only,
             token=token,
+            endpoint=endpoint,
             filenames=(config_file_name,),
         )
         path = path / config_file_name if path.is_dir() else path

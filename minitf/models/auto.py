@@ -116,8 +116,10 @@ class AutoConfig:
         *,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **overrides: Any,
     ) -> PretrainedConfig:
         """Read the configuration of a folder, a JSON file or a model name, as `PretrainedConfig.from_pretrained`.
@@ -125,7 +127,8 @@ class AutoConfig:
         Args:
             pretrained_model_name_or_path: a folder that holds `config.json`, a JSON file of any name, or a name on the
                 hub.
-            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            subfolder: the folder inside, where the files are.
+            cache_dir, revision, local_files_only, token, endpoint: for names, see `weights_tools.hub.resolve`.
             **overrides: settings of the chosen class, e.g. `num_hidden_layers=10`.
 
         Raises:
@@ -135,8 +138,10 @@ class AutoConfig:
         hub: dict[str, Any] = {
             "cache_dir": cache_dir,
             "revision": revision,
+            "subfolder": subfolder,
             "local_files_only": local_files_only,
             "token": token,
+            "endpoint": endpoint,
         }
         values, _ = PretrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
         chosen = config_class_for(values, _config_source(pretrained_model_name_or_path))
@@ -240,8 +245,11 @@ class AutoClass:
         config: PretrainedConfig | str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
+        variant: str | None = None,
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **settings: Any,
     ) -> Any:
         """The model of a checkpoint, by the `from_pretrained` of the class that its configuration chooses.
@@ -249,7 +257,8 @@ class AutoClass:
         Args:
             pretrained_model_name_or_path: a folder, one weights file, or a name on the hub.
             config: a configuration object (copied) or the path of one; None = `config.json` beside the weights.
-            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            subfolder, variant: the folder inside where the files are; "fp16" = the weights in model.fp16.safetensors.
+            cache_dir, revision, local_files_only, token, endpoint: for names, see `weights_tools.hub.resolve`.
             **settings: everything else that `PreTrainedModel.from_pretrained` takes: `dtype`, `attn_implementation`,
                 `strict`, `ignore_mismatched_sizes`, `output_loading_info`, ..., keys of the configuration to replace
                 (`num_labels=5`), arguments of the model's constructor.
@@ -265,12 +274,13 @@ class AutoClass:
             "revision": revision,
             "local_files_only": local_files_only,
             "token": token,
+            "endpoint": endpoint,
         }
         from weights_tools.hub import resolve
 
-        path = resolve(pretrained_model_name_or_path, **hub)
+        path = resolve(pretrained_model_name_or_path, subfolder=subfolder, variant=variant, **hub)
         chosen = cls.model_class(_config_class_of(path, config, hub))
-        return chosen.from_pretrained(path, config=config, **hub, **settings)
+        return chosen.from_pretrained(path, config=config, variant=variant, **hub, **settings)
 
     @classmethod
     def from_config(

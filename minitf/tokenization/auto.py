@@ -35,7 +35,7 @@ __all__ = ["AutoTokenizer"]
 
 logger = logging.getLogger("minitf.tokenization")
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = files.CONFIG_FILE
 VOCABULARY_FILES = ("vocab.txt", "vocab.json", "merges.txt")
 REMEDY = "A tokenizer of your own is added by AutoTokenizer.register."
 WANTED = (files.BACKEND_FILE, *VOCABULARY_FILES, *files.SETTINGS_FILES, CONFIG_FILE)
@@ -80,8 +80,10 @@ class AutoTokenizer:
         tokenizer_type: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **options: Any,
     ) -> Any:
         """The tokenizer of a folder, of a tokenizer.json, or of a hub name, by the chosen class's `from_pretrained`.
@@ -92,7 +94,8 @@ class AutoTokenizer:
             use_fast: the form on the `tokenizers` library (`BertTokenizerFast`); False = the one in plain Python.
             config: a configuration, whose `model_type` decides instead of the files.
             tokenizer_type: a `model_type` that decides instead of the files ("bert").
-            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            subfolder: the folder inside, where the files are.
+            cache_dir, revision, local_files_only, token, endpoint: for names, see `weights_tools.hub.resolve`.
             **options: of the chosen class, e.g. `do_lower_case=False`.
 
         Raises:
@@ -105,14 +108,20 @@ class AutoTokenizer:
         hub: dict[str, Any] = {
             "cache_dir": cache_dir,
             "revision": revision,
+            "subfolder": subfolder,
             "local_files_only": local_files_only,
             "token": token,
+            "endpoint": endpoint,
         }
         stated = _stated_type(config, tokenizer_type)
         if stated is not None:
             pair = _pair_of_type(stated)
         else:
-            pair = _pair_of_place(resolve(pretrained_model_name_or_path, filenames=WANTED, **hub))
+            own = _own_vocabularies()
+            wanted = dict.fromkeys([*WANTED, *(name for names in own for name in names)])
+            essential = ((files.BACKEND_FILE,), ("vocab.txt",), ("vocab.json", "merges.txt"), *own)
+            place = resolve(pretrained_model_name_or_path, filenames=[*wanted], essential=essential, **hub)
+            pair = _pair_of_place(place)
         return pair.form(use_fast).from_pretrained(pretrained_model_name_or_path, **hub, **options)
 
     @classmethod
@@ -170,6 +179,12 @@ def _named(name: str) -> Pair:
     """The two forms of a tokenizer of the library, by the name of the plain one."""
     module = importlib.import_module("minitf.tokenization")
     return Pair(getattr(module, name), getattr(module, name + "Fast"))
+
+
+def _own_vocabularies() -> list[tuple[str, ...]]:
+    """The vocabulary files of the registered classes."""
+    classes = [form for pair in REGISTERED.values() for form in (pair.slow, pair.fast) if form is not None]
+    return list(dict.fromkeys(tuple(form.vocab_files_names.values()) for form in classes))
 
 
 def _stated_type(config: Any, tokenizer_type: str | None) -> str | None:

@@ -116,14 +116,16 @@ class BertTokenizerBase(Tokenizer):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         revision: str = "main",
-        token: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        endpoint: str | None = None,
     ) -> T:
         """Tokenizer of a folder, of one file, or of a hub name.
 
         A folder must hold tokenizer.json or vocab.txt (the first wins); its tokenizer_config.json,
         special_tokens_map.json and added_tokens.json are obeyed. Of one file (`.json`: a tokenizer.json; any other
         name: a vocabulary, one piece a line) only that file is read. A hub name is looked up in the local cache and,
-        unless `local_files_only`, downloaded.
+        unless `local_files_only`, downloaded; its keywords are those of `weights_tools.hub.resolve`.
 
         Keywords override what the files say (`do_lower_case=None` and the like: as the files say; for what None is a
         value of its own, leave the keyword out). Where tokenizer_config.json states `do_lower_case`, `strip_accents` or
@@ -136,6 +138,7 @@ class BertTokenizerBase(Tokenizer):
         """
         named = {name: value for name, value in locals().items() if name in BERT_DEFAULTS}
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision, "token": token}
+        hub |= {"subfolder": subfolder, "endpoint": endpoint}
         return cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
 
     def _make_template(self) -> Template:

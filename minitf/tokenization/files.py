@@ -14,6 +14,7 @@ from weights_tools import regular
 from weights_tools.regular import is_there
 
 BACKEND_FILE = "tokenizer.json"
+CONFIG_FILE = "config.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MAX_FILE_BYTES = 256 * 2**20  # the largest published tokenizer.json has about 40 MB
 
@@ -177,12 +178,10 @@ def stated_tokens(folder: Path, config: Mapping[str, Any], *, from_vocabulary: b
 
 
 def write_all(folder: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Write files into a folder, which is made if need be; each is replaced as a whole. Returns their paths."""
-    from weights_tools import write_atomically
+    """Write files into a folder, which is made if need be, all or nothing. Returns their paths."""
+    from weights_tools.transaction import write_together
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected a folder to save the tokenizer in")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_atomically(folder / name, text.encode("utf-8"))
+    write_together(folder, {name: text.encode("utf-8") for name, text in texts.items()})
     return tuple(str(folder / name) for name in texts)

@@ -108,7 +108,9 @@ class PreTrainedTokenizerFast(Tokenizer):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         revision: str = "main",
-        token: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        endpoint: str | None = None,
     ) -> T:
         """Tokenizer of a folder that holds a tokenizer.json, of that file, or of a hub name.
 
@@ -120,6 +122,7 @@ class PreTrainedTokenizerFast(Tokenizer):
         """
         named = {name: value for name, value in locals().items() if name in GENERIC_DEFAULTS}
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision, "token": token}
+        hub |= {"subfolder": subfolder, "endpoint": endpoint}
         tokenizer = cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
         if clean_up_tokenization_spaces is None and isinstance(tokenizer.backend_tokenizer.model, BPE):
             pass_over_clean_up(tokenizer)

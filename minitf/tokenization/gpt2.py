@@ -112,13 +112,15 @@ class GPT2TokenizerBase(Tokenizer):
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         revision: str = "main",
-        token: str | None = None,
+        subfolder: str = "",
+        token: str | bool | None = None,
+        endpoint: str | None = None,
     ) -> T:
         """Tokenizer of a folder, of a tokenizer.json, or of a hub name.
 
         A folder must hold tokenizer.json, or vocab.json and merges.txt (the first wins); its tokenizer_config.json,
         special_tokens_map.json and added_tokens.json are obeyed. A hub name is looked up in the local cache and, unless
-        `local_files_only`, downloaded.
+        `local_files_only`, downloaded; its keywords are those of `weights_tools.hub.resolve`.
 
         Keywords override what the files say (`add_prefix_space=None` and the like: as the files say; for what None is a
         value of its own, leave the keyword out). Where tokenizer_config.json states `add_prefix_space`, it wins over
@@ -133,6 +135,7 @@ class GPT2TokenizerBase(Tokenizer):
         """
         named = {name: value for name, value in locals().items() if name in GPT2_DEFAULTS}
         hub = {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision, "token": token}
+        hub |= {"subfolder": subfolder, "endpoint": endpoint}
         tokenizer = cls._loaded(pretrained_model_name_or_path, named, _AS_THE_FILES, hub)
         if clean_up_tokenization_spaces is None:
             pass_over_clean_up(tokenizer)

@@ -57,7 +57,9 @@ def find(
     Raises FileNotFoundError if there is no such place or no tokenizer in it, ValueError for settings of the wrong form.
     """
     wanted = (files.BACKEND_FILE, *vocabulary_files, *files.SETTINGS_FILES)
-    place = resolve(name, filenames=wanted, **hub)
+    # The settings first: see `Want.chosen`. config.json too, by which AutoTokenizer chooses.
+    essential = ((files.BACKEND_FILE,), vocabulary_files)
+    place = resolve(name, filenames=(files.CONFIG_FILE, *wanted), essential=essential, **hub)
     if not place.is_dir():
         return Source([place], {}, {}, dict(keywords), None)
     paths = files.find_files(place, vocabulary_files)
