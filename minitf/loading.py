@@ -24,11 +24,14 @@ from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import nearest_name
-from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
+from weights_tools.files import PREFERENCE, Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
 from weights_tools.mapping import Plan, Source, plan
+from weights_tools.memory_file import MemoryFile
 from weights_tools.report import LoadReport, fold
+from weights_tools.sentence_folder import followed, model_folder
 from weights_tools.tables_gpt import layout_hint
+from weights_tools.transaction import undisturbed
 
 if TYPE_CHECKING:
     from minitf.pretrained import PreTrainedModel
@@ -56,9 +59,10 @@ class LoadError(RuntimeError):
 
 def load_pretrained(
     model_class: type[Any],
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | None,
     *,
     config: PretrainedConfig | str | os.PathLike[str] | None,
+    state_dict: Mapping[str, Tensor] | None,
     dtype: torch.dtype | str | None,
     attn_implementation: str | None,
     strict: bool | str,
@@ -71,51 +75,91 @@ def load_pretrained(
     """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
     if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
-    is_path = isinstance(name_or_path, str | os.PathLike)
-    path = (bundle_index(name_or_path) if is_path else None) or resolve(name_or_path, **hub)
+    path = place_of(name_or_path, config, state_dict, hub)
     variant = hub["variant"]
     hub = {key: value for key, value in hub.items() if key not in ("subfolder", "variant")}  # `path` is that folder
     for_config, for_model = split_settings(model_class, settings)
     if attn_implementation is not None:
         for_config["attn_implementation"] = attn_implementation
-    beside = config_beside(model_class, path) if config is None else None
-    config = resolve_config(model_class, beside or config, hub, for_config)
-    with open_checkpoint(path, variant=variant) as checkpoint:
-        too_many_layers(model_class, config, checkpoint)
-        config.dtype = str(choose_dtype(dtype, config, checkpoint)).removeprefix("torch.")
-        with torch.device("meta"), WithoutFilling():
-            model: PreTrainedModel = model_class(config, **for_model)
-        ties = model.ties()
-        parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
-        matched = plan(
-            checkpoint,
-            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
-            dialect=dialect,
-            base_prefix=model.base_model_prefix,
-            other_heads=[part + "{rest}" for part in (*model.head_parts, *model.fresh_parts)],
-            aliases=ties,
-            model_name=model_class.__name__,
-        )
-        for target, source in model.copies().items():  # a parameter of its own that begins as a copy: read twice
-            if target in matched.missing and source in matched.sources:
-                matched.missing.remove(target)
-                matched.sources[target] = matched.sources[source]
-        report = make_report(model_class, path, checkpoint, matched, config)
-        if beside is not None and beside.name != CONFIG_NAME:
-            report.notes.append(f"the configuration is {beside.name}, the form of the model's first release")
-        judge(model, config, checkpoint, matched, report, strict, ignore_mismatched_sizes)
-        refuse_numbers(checkpoint, matched, report)
-        same_values(checkpoint, matched, config, report)
-        read_parameters(model, checkpoint, matched, report, mmap)
-    for name in matched.zeros:
-        zeros = torch.zeros(parameters[name].shape, dtype=named_dtype(config.dtype), device="cpu")
-        set_parameter(model, name, zeros)
-    make_fresh(model, parameters, matched)
-    model.tie_weights()
-    model.check_ties()
-    model.read_beside(path if path.is_dir() else path.parent)
-    model.load_report = report
-    return model.eval()
+
+    def load() -> PreTrainedModel:
+        beside = config_beside(model_class, path) if config is None and path is not None else None
+        final = resolve_config(model_class, beside or config, hub, for_config)
+        weights = open_checkpoint(path, variant=variant) if state_dict is None and path else in_memory(state_dict)
+        with weights as checkpoint:
+            too_many_layers(model_class, final, checkpoint)
+            final.dtype = str(choose_dtype(dtype, final, checkpoint)).removeprefix("torch.")
+            with torch.device("meta"), WithoutFilling():
+                model: PreTrainedModel = model_class(final, **for_model)
+            parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
+            matched = match(model, parameters, checkpoint, dialect)
+            report = make_report(model_class, path or checkpoint.path, checkpoint, matched, final)
+            report.notes += place_notes(name_or_path, path, beside)
+            judge(model, final, checkpoint, matched, report, strict, ignore_mismatched_sizes)
+            refuse_numbers(checkpoint, matched, report)
+            same_values(checkpoint, matched, final, report)
+            read_parameters(model, checkpoint, matched, report, mmap)
+        make_fresh(model, parameters, matched)
+        model.tie_weights()
+        model.check_ties()
+        if path is not None:
+            model.read_beside(path if path.is_dir() else path.parent)
+        model.load_report = report
+        return model.eval()
+
+    return load() if path is None else undisturbed(path, load, (*PREFERENCE, CONFIG_NAME, "generation_config.json"))
+
+
+def place_of(
+    name_or_path: str | os.PathLike[str] | None, config: object, state_dict: object, hub: Mapping[str, Any]
+) -> Path | None:
+    """The local folder or file of a name; None without a name, if configuration and weights are given.
+
+    Raises:
+        TypeError: no name, and not both of `config` and `state_dict` either. FileNotFoundError: as `resolve`.
+    """
+    if name_or_path is None:
+        if config is None or state_dict is None:
+            raise TypeError("pretrained_model_name_or_path is None: give a name or a path, or config= and state_dict=.")
+        return None
+    is_path = isinstance(name_or_path, str | os.PathLike)
+    return (bundle_index(name_or_path) if is_path else None) or resolve(name_or_path, **hub)
+
+
+def match(
+    model: PreTrainedModel, parameters: Mapping[str, Tensor], checkpoint: Checkpoint, dialect: str | None
+) -> Plan:
+    """What becomes of every name of the checkpoint and of every parameter."""
+    matched = plan(
+        checkpoint,
+        {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+        dialect=dialect,
+        base_prefix=model.base_model_prefix,
+        other_heads=[part + "{rest}" for part in (*model.head_parts, *model.fresh_parts)],
+        aliases=model.ties(),
+        model_name=type(model).__name__,
+    )
+    for target, source in model.copies().items():  # a parameter of its own that begins as a copy: read twice
+        if target in matched.missing and source in matched.sources:
+            matched.missing.remove(target)
+            matched.sources[target] = matched.sources[source]
+    return matched
+
+
+def place_notes(name_or_path: str | os.PathLike[str] | None, path: Path | None, beside: Path | None) -> list[str]:
+    """What the report says of a place that is not simply the folder that was named."""
+    notes = []
+    if beside is not None and beside.is_file():
+        notes.append(f"the configuration is {beside.name}, the form of the model's first release")
+    outer = Path(name_or_path).expanduser() if name_or_path is not None else None
+    if outer is not None and path is not None and outer.is_dir() and model_folder(outer) == path:
+        notes.append(followed(outer, path))
+    return notes
+
+
+def in_memory(state_dict: Mapping[str, Tensor] | None) -> Checkpoint:
+    """The given weights, to be matched and judged as those of a file are."""
+    return Checkpoint(Path("state_dict"), [MemoryFile(state_dict or {})])
 
 
 class WithoutFilling(TorchFunctionMode):
@@ -177,22 +221,23 @@ def resolve_config(
 
 
 def config_beside(model_class: type[Any], path: Path) -> Path:
-    """The `config.json` beside the weights, or what the model's first release had in its place.
+    """The folder, if it holds a `config.json`; else what the model's first release had in its place.
 
     Raises:
         FileNotFoundError: there is none.
     """
     folder = path if path.is_dir() else path.parent
-    names = [name for name in (CONFIG_NAME, model_class.config_class.original_file[0]) if name]
-    found = next((folder / name for name in names if (folder / name).exists()), None)
-    if found is None and path.is_dir():
+    if (folder / CONFIG_NAME).exists():
+        return folder
+    original = folder / (model_class.config_class.original_file[0] or CONFIG_NAME)
+    if original.is_file():
+        return original
+    if path.is_dir():
         raise no_model_in(folder)
-    if found is None:
-        raise FileNotFoundError(
-            f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a "
-            "JSON file."
-        )
-    return found
+    raise FileNotFoundError(
+        f"{path} is a weights file without a {CONFIG_NAME} beside it: pass config=, an object or the path of a JSON "
+        "file."
+    )
 
 
 def no_model_in(folder: Path) -> FileNotFoundError:
@@ -453,10 +498,10 @@ def read_parameters(
 
 
 def make_fresh(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], matched: Plan) -> None:
-    """Memory and fresh values for what the file does not hold, in the order of the module tree."""
+    """Memory and fresh values for what the file does not hold, in the order of the module tree; zeros by a dialect."""
     fresh = {*matched.missing, *(target for target, _, _ in matched.misshapen)}
     dtype = named_dtype(model.config.dtype)
-    for name in fresh:
+    for name in (*fresh, *matched.zeros):
         set_parameter(model, name, torch.zeros(parameters[name].shape, dtype=dtype, device="cpu"))
     model._fill(model, fresh)
 

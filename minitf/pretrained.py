@@ -22,7 +22,7 @@ from minitf import masks
 from minitf.attention import function_named
 from minitf.cache import KVCache
 from minitf.checks import check_attention_mask, tracing
-from minitf.config import PretrainedConfig, folder_to_write
+from minitf.config import PretrainedConfig
 from minitf.keywords import nearest_name, refuse_unknown, strict_keywords
 
 if TYPE_CHECKING:
@@ -185,9 +185,9 @@ class PreTrainedModel(nn.Module):
     def read_beside(self, folder: Path) -> None:
         """Read what belongs to the model and lies beside its weights; `GenerationMixin` does."""
 
-    def write_beside(self, folder: Path) -> None:
-        """Write the same into `folder`, or remove what another model left there."""
-        (folder / "generation_config.json").unlink(missing_ok=True)
+    def files_beside(self) -> dict[str, bytes | None]:
+        """The same, to be written with the weights: name -> content, None removes what another model left there."""
+        return {"generation_config.json": None}
 
     # -- the tree --------------------------------------------------------------------------------------------------
 
@@ -608,9 +608,10 @@ class PreTrainedModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls: type[Model],
-        pretrained_model_name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
         *,
         config: PretrainedConfig | str | os.PathLike[str] | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
@@ -621,8 +622,11 @@ class PreTrainedModel(nn.Module):
         output_loading_info: bool = False,
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str = "main",
+        subfolder: str = "",
+        variant: str | None = None,
         local_files_only: bool = False,
-        token: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
         **settings: Any,
     ) -> Any:
         """A model with the weights of a checkpoint, in `eval()` mode, with `model.load_report`.
@@ -630,6 +634,8 @@ class PreTrainedModel(nn.Module):
         Args:
             pretrained_model_name_or_path: a folder, one weights file, or a name on the Hugging Face hub.
             config: a configuration object (copied) or a path to one; None = `config.json` beside the weights.
+            state_dict: weights in memory (copied) in place of those of the folder, by the same rules; the first
+                argument may then be None, if `config` is given.
             dtype, torch_dtype: a dtype or its name; None or "auto" = what `config.json` says, else what the file holds.
             attn_implementation: "sdpa" (default), "eager" or a registered name.
             strict: "auto" = every weight of the trunk must be there and every key of the file must be explained; a task
@@ -641,7 +647,8 @@ class PreTrainedModel(nn.Module):
             dialect: whose names and layouts the file has, a name of `weights_tools.tables.DIALECTS` ("google-bert",
                 "nanogpt", ...); None = recognised by the names, with the reason in the report.
             output_loading_info: return `(model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []})`.
-            cache_dir, revision, local_files_only, token: for names, see `weights_tools.hub.resolve`.
+            subfolder, variant: the folder inside where the files are; "fp16" = the weights in model.fp16.safetensors.
+            cache_dir, revision, local_files_only, token, endpoint: for names, see `weights_tools.hub.resolve`.
             **settings: keys of the configuration to replace (`num_labels=5`), or arguments of the model's constructor.
 
         Raises:
@@ -657,13 +664,15 @@ class PreTrainedModel(nn.Module):
             cls,
             pretrained_model_name_or_path,
             config=config,
+            state_dict=state_dict,
             dtype=dtype if dtype is not None else torch_dtype,
             attn_implementation=attn_implementation,
             strict=strict,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             mmap=mmap,
             dialect=dialect,
-            hub={"cache_dir": cache_dir, "revision": revision, "local_files_only": local_files_only, "token": token},
+            hub={"cache_dir": cache_dir, "revision": revision, "local_files_only": local_files_only, "token": token}
+            | {"subfolder": subfolder, "variant": variant, "endpoint": endpoint},
             settings=settings,
         )
         if not output_loading_info:
@@ -681,36 +690,34 @@ class PreTrainedModel(nn.Module):
         self,
         save_directory: str | os.PathLike[str],
         *,
+        state_dict: Mapping[str, Tensor] | None = None,
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
     ) -> None:
-        """Write `config.json` and the weights into a folder, which is made if need be. All or nothing.
+        """Write `config.json`, the weights and, of a model that generates, `generation_config.json` into a folder.
 
-        The files open in transformers by the same class name. A parameter that is shared is stored once.
+        All or nothing, also if the process is killed. The files open in transformers by the same class name. A
+        parameter that is shared is stored once. Weights that an earlier save left in the folder are replaced.
 
         Args:
-            save_directory: the folder.
+            save_directory: the folder, made if need be.
+            state_dict: the values to store in place of the model's own (an average of several, say): every name of the
+                model's state dict, a shared parameter under either name.
             max_shard_size: bytes, or "5GB" (10^9), "50KiB" (2^10); larger models are written in several files.
             safe_serialization: False writes `pytorch_model.bin` instead of safetensors.
-        """
-        from weights_tools.files import parse_size, save_checkpoint
 
-        folder = folder_to_write(save_directory)
-        parse_size(max_shard_size)  # an unreadable size is an error before anything is written
-        self.check_ties()
-        self.check_pruned_heads()
-        config = copy.deepcopy(self.config)
-        config.architectures = [type(self).__name__]
-        config.dtype = str(self.dtype)
-        config.save_pretrained(folder)
-        self.write_beside(folder)
-        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in self.ties()}
-        save_checkpoint(
-            folder,
-            tensors,
+        Raises:
+            ValueError: `state_dict` is not one of this model; an unreadable size; an empty name.
+            NotADirectoryError: the folder is a file. OSError: the disk is full, ...; the folder is then as before.
+        """
+        from minitf.saving import save_model
+
+        save_model(
+            self,
+            save_directory,
+            state_dict=state_dict,
             max_shard_size=max_shard_size,
-            metadata={"format": "pt"},
-            format="safetensors" if safe_serialization else "pytorch",
+            safe_serialization=safe_serialization,
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,8 @@ from weights_tools.common import (
     shown,
 )
 from weights_tools.hdf5_file import Hdf5File
+from weights_tools.hub_files import entries as weights_entries
+from weights_tools.hub_files import is_index, variants_in
 from weights_tools.npz_file import NpzFile
 from weights_tools.recognise import UNFINISHED, not_weights, unfinished, what_is_it
 from weights_tools.regular import STAGE, is_there
@@ -42,10 +43,12 @@ from weights_tools.saving import (
     parse_size,
     save_checkpoint,
 )
+from weights_tools.sentence_folder import followed, model_folder
 from weights_tools.tensorflow_bundle import SUFFIX as BUNDLE_SUFFIX
 from weights_tools.tensorflow_bundle import TensorFlowBundle, is_data
 from weights_tools.tensorflow_table import MAGIC as BUNDLE_MAGIC
 from weights_tools.torch_file import TorchFile
+from weights_tools.transaction import undisturbed
 
 __all__ = [
     "Checkpoint",
@@ -71,7 +74,6 @@ HINTS = {
     ".onnx": "ONNX models are not read: get the safetensors or .bin file that it was exported from",
     **dict.fromkeys(UNFINISHED, "a download is unfinished: finish or repeat it"),
 }
-TRIES = 8  # a reader that meets a writer looks again this often
 
 
 class Container(Protocol):
@@ -214,7 +216,7 @@ def _files_of(container: Container) -> tuple[Path, ...]:
     return container.files if isinstance(container, TensorFlowBundle) else (container.path,)
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike[str], *, variant: str | None = None) -> Checkpoint:
     """Open a checkpoint for reading; only headers are read.
 
     Args:
@@ -224,36 +226,28 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             any name (its content decides), an index JSON, or what the names of a TensorFlow checkpoint begin with
             ("model.ckpt" for model.ckpt.index and model.ckpt.data-00000-of-00001; a file or folder of just this name
             comes first).
+        variant: of a folder: "fp16" = model.fp16.safetensors and its like, and nothing else.
 
     Raises:
         FileNotFoundError: nothing there, or a folder without weights (the message lists what was looked for and what
             is there).
         WeightsError: a file that is broken, hostile or not weights.
+        ValueError: a variant of a file, or one that cannot stand in a name.
         OSError: the operating system refuses (permission).
     """
+    preference = weights_entries(variant)
     place = bundle_index(path) or Path(path).expanduser()
     if not os.fspath(path) or not place.exists():
         raise FileNotFoundError(
             f"{os.fspath(path)!r}: no such file or folder; expected a folder with weights or a weights file"
         )
-    for attempt in range(TRIES):
-        before = look(place)
-        try:
-            checkpoint = _open_folder(place) if place.is_dir() else _open_single(place)
-        except (OSError, WeightsError):
-            # Somebody may be saving into this folder right now: if it looks different, or unfinished, look again.
-            if attempt == TRIES - 1 or (look(place) == before and not _under_way(place)):
-                raise
-        else:
-            if look(place) == before:
-                return checkpoint
-            checkpoint.close()  # its files may be of two saves
-        time.sleep(0.001 * 2**attempt)
-    raise problem(
+    if variant is not None and not place.is_dir():
+        raise ValueError(f"variant is {variant!r}, but {place} is a file: leave variant out, or give the folder")
+    return undisturbed(
         place,
-        f"it changed {TRIES} times while it was being opened",
-        expected="files that stay as they are while they are read",
-        remedy="Wait until whoever writes them has finished, then load again.",
+        lambda: _open_folder(place, variant) if place.is_dir() else _open_single(place),
+        preference,
+        drop=Checkpoint.close,
     )
 
 
@@ -264,37 +258,29 @@ def bundle_index(path: str | os.PathLike[str]) -> Path | None:
     return index if os.fspath(path) and not os.path.exists(place) and os.path.exists(index) else None  # noqa: PTH110
 
 
-def _under_way(place: Path) -> bool:
-    """Whether a save into this folder has begun and not ended (or was interrupted)."""
-    folder = place if place.is_dir() else place.parent
-    return any(entry.name.startswith(STAGE) for entry in folder.iterdir())
-
-
-def look(place: Path, names: Sequence[str] = PREFERENCE) -> list[tuple[str, int, int, int]]:
-    """What tells one state of a checkpoint from the next: identity, size and time of its entries that are there."""
-    folder = place if place.is_dir() else place.parent
-    seen = []
-    for name in (*names, place.name):
-        try:
-            status = (folder / name).stat()
-        except OSError:
-            continue
-        seen.append((name, status.st_ino, status.st_size, status.st_mtime_ns))
-    return seen
-
-
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path, variant: str | None) -> Checkpoint:
+    if inner := model_folder(folder):
+        checkpoint = _open_folder(inner, variant)
+        checkpoint.notes.append(followed(folder, inner))
+        return checkpoint
     entries = sorted(entry.name for entry in folder.iterdir() if is_there(entry))
-    present = [name for name in PREFERENCE if name in entries]
+    preference = weights_entries(variant)
+    present = [name for name in preference if name in entries]
     notes: list[str] = []
     if present:
         chosen = present[0]
         if len(present) > 1:
             notes.append(f"{' and '.join(present)} are present: {chosen} is used")
+    elif variant is not None:
+        there = ", ".join(map(repr, variants_in(entries))) or "none"
+        raise FileNotFoundError(
+            f"{folder}: no weights of variant {variant!r} here; looked for {', '.join(preference)}; variants that are "
+            f"there: {there}"
+        )
     else:
         chosen = _only_candidate(folder, entries)
         notes.append(f"there is none of {', '.join(PREFERENCE)}: {chosen}, the only weights file, is used")
-    if chosen in (SAFETENSORS_INDEX, BIN_INDEX):
+    if is_index(chosen):
         checkpoint = _open_index(folder, folder / chosen, notes)
     else:
         container = _open_file(_inside(folder, chosen))

@@ -29,15 +29,7 @@ from weights_tools.atomic import write_atomically
 from weights_tools.safetensors_file import DTYPES
 from weights_tools.transaction import Transaction, transaction
 
-__all__ = [
-    "Pending",
-    "parse_size",
-    "save_checkpoint",
-    "stage_checkpoint",
-    "write_atomically",
-    "write_bin",
-    "write_safetensors",
-]
+__all__ = ["Pending", "parse_size", "save_checkpoint", "write_atomically", "write_bin", "write_safetensors"]
 
 SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -129,35 +121,25 @@ def save_checkpoint(
     Replaced files of the same format are removed. Files of the other format are removed only where a reader would
     prefer them (safetensors, when saving "pytorch"). Of two writers at once the second waits for the first.
     """
-    _checked(tensors, max_shard_size, metadata, format)
+    header, limit = _checked(tensors, max_shard_size, metadata, format)
     with transaction(folder) as change:
+        written = _stage(change, _split(tensors, limit), header, format)
+        places = {name: change.path(name) for name in written}
         for name, data in (files or {}).items():
             if data is None:
                 change.remove(name)
             else:
-                change.write(name, data)
-        written = stage_checkpoint(change, tensors, max_shard_size=max_shard_size, metadata=metadata, format=format)
+                change.write(name, data(places) if callable(data) else data)
+        change.path(written[-1])  # where files can only be replaced one after another: the entry last
+        _remove_replaced(change, written)
     return [Path(folder) / name for name in written]
 
 
-def stage_checkpoint(
-    change: Transaction,
-    tensors: Mapping[str, torch.Tensor | Pending],
-    *,
-    max_shard_size: int | str = "5GB",
-    metadata: dict[str, str] | None = None,
-    format: str = "safetensors",
+def _stage(
+    change: Transaction, groups: list[dict[str, torch.Tensor | Pending]], header: dict[str, str], format: str
 ) -> list[str]:
-    """Write `tensors` as a part of a transaction, and remove what they replace: `save_checkpoint` without the commit.
-
-    Returns:
-        The names of the weights files, the index last; `change.path(name)` is where each is until the commit.
-
-    Arguments and errors: those of `save_checkpoint`.
-    """
-    header, limit = _checked(tensors, max_shard_size, metadata, format)
+    """Write the weights files, one for each group, and the index; their names, the index last."""
     single, index = ENTRIES[format]
-    groups = _split(tensors, limit)
     shards = [single] if len(groups) == 1 else _free_names(change.folder, single, len(groups))
     for shard, group in zip(shards, groups, strict=True):
         path = change.path(shard)
@@ -169,11 +151,10 @@ def stage_checkpoint(
     written = shards if len(groups) == 1 else [*shards, index]
     if len(groups) > 1:
         content = {
-            "metadata": {"total_size": sum(value.nbytes for value in tensors.values())},
+            "metadata": {"total_size": sum(value.nbytes for group in groups for value in group.values())},
             "weight_map": {name: shard for shard, group in zip(shards, groups, strict=True) for name in group},
         }
         change.write(index, (json.dumps(content, indent=2) + "\n").encode())
-    _remove_replaced(change, written)
     return written
 
 

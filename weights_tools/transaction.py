@@ -25,16 +25,20 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from weights_tools.atomic import flush_folder
-from weights_tools.regular import STAGE
+from weights_tools.regular import STAGE, problem
 
 logger = logging.getLogger("weights_tools.transaction")
 
 OLD, NEW, CURRENT = "old", "new", "current"
+TRIES = 8  # a reader that meets a writer looks again this often
+
+Result = TypeVar("Result")
 
 
 class Transaction:
@@ -52,6 +56,10 @@ class Transaction:
             raise ValueError(f"{name!r}: expected the plain name of a file")
         self._written.pop(name, None)
         self._written[name] = None
+        return self.staged(name)
+
+    def staged(self, name: str) -> Path:
+        """Where the new content of the file `name` is until the transaction ends."""
         return self._stage / NEW / name
 
     def write(self, name: str, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -204,3 +212,56 @@ def _only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+def undisturbed(
+    place: Path,
+    read: Callable[[], Result],
+    names: Sequence[str],
+    *,
+    drop: Callable[[Result], object] = lambda result: None,
+) -> Result:
+    """What `read` returns, if no transaction came between; else `drop` it and read again.
+
+    Args:
+        place: the folder, or a file in it.
+        read: reads several of its files.
+        names: the files of the folder that must be of one transaction.
+
+    Raises:
+        WeightsError: the folder changed every time. Errors of `read`, if the folder stayed as it was.
+    """
+    folder = place if place.is_dir() else place.parent
+    watched = [folder / name for name in (*names, place.name)]
+    for attempt in range(TRIES):
+        before = _look(watched)
+        try:
+            result = read()
+        except (OSError, ValueError, RuntimeError):
+            under_way = any(entry.name.startswith(STAGE) for entry in folder.iterdir())
+            if attempt == TRIES - 1 or (_look(watched) == before and not under_way):
+                raise
+        else:
+            if _look(watched) == before:
+                return result
+            drop(result)
+        time.sleep(0.001 * 2**attempt)
+    raise problem(
+        place,
+        f"it changed {TRIES} times while it was being read",
+        expected="files that stay as they are while they are read",
+        remedy="Wait until whoever writes them has finished, then load again.",
+    )
+
+
+def _look(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:
+    """What tells one state of these files from the next: identity, size and time of those that are there."""
+    seen = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            seen.append((file.name, status.st_ino, status.st_size, status.st_mtime_ns))
+    return seen

@@ -99,14 +99,12 @@ class GenerationMixin:
                 f"{error} The file holds defaults of generate() and no weights: mend it, or take it away."
             ) from error
 
-    def write_beside(self, folder: Path) -> None:
-        """Write `generation_config.json`; part of `save_pretrained`."""
+    def files_beside(self) -> dict[str, bytes | None]:
+        """The content of `generation_config.json`; part of `save_pretrained`."""
         from minitf.generation.config import GENERATION_CONFIG_NAME
 
-        if self.can_generate():
-            self.generation_config.save_pretrained(folder)
-        else:
-            (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
+        text = self.generation_config.to_json_string() if self.can_generate() else None
+        return {GENERATION_CONFIG_NAME: None if text is None else text.encode()}
 
     @streamer_hears_errors
     @torch.no_grad()
