@@ -130,7 +130,7 @@ class TorchFile:
     # ------------------------------------------------------------------------------------------------- the old stream
 
     def _stream_facts(self) -> PickleFacts:
-        with io.BufferedReader(_KeepOpen(self._source.file)) as stream:
+        with _Stream(self._source) as stream:
             stream.seek(0)
             magic, protocol, system = (PickleFacts(stream, self.path).root for _ in range(3))
             if magic != STREAM_MAGIC or protocol != STREAM_PROTOCOL or not isinstance(system, dict):
@@ -276,6 +276,19 @@ class TorchFile:
     def close(self) -> None:
         self.release()
         self._source.close()
+
+
+class _Stream(io.BufferedReader):
+    """Refuses to read more than the file has: Python would make room for whatever a damaged length claims."""
+
+    def __init__(self, source: UnchangedFile) -> None:
+        super().__init__(_KeepOpen(source.file))
+        self._size = source.size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self._size:
+            raise EOFError(f"a length of {size} in a file of {self._size} bytes")
+        return super().read(size)
 
 
 class _KeepOpen:

@@ -154,7 +154,10 @@ class PickleFacts:
             # The attributes of an OrderedDict (torch keeps version numbers there); on a tensor this would resize it.
             stack.pop()
             self._top(dict)
-        elif name not in ("PROTO", "STOP"):
+        elif name == "PROTO":
+            if argument > 5:
+                raise self._refuse(f"the pickle has the protocol {argument}", "2, as torch.save writes")
+        elif name != "STOP":
             raise self._refuse(f"the pickle uses the instruction {name}", "those of plain weights")
 
     def _top(self, kind: type) -> Any:
@@ -231,6 +234,9 @@ class PickleFacts:
             if last >= available or fact.nbytes > storage.nbytes:
                 found = f"a tensor of shape {shape}, strides {stride} from element {offset} needs more than its storage"
                 raise self._refuse(found, f"at most {available} elements (storage {shown(storage.key)})")
+        if fact.nbytes and _overlaps(shape, stride):
+            found = f"a tensor of shape {shape} has the strides {stride}, so that its elements overlap"
+            raise self._refuse(found, "a place of its own for each element")
         return fact
 
     def _tensor_with_dtype(self, *arguments: Any) -> TensorFact:
@@ -273,6 +279,16 @@ NOT_DENSE = {
     "_rebuild_device_tensor_from_numpy": "tensors of another device",
     "_rebuild_device_tensor_from_cpu_tensor": "tensors of another device",
 }
+
+
+def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether a step along one axis may stay inside what the axes of smaller steps cover."""
+    covered = 0
+    for step, size in sorted((step, size) for size, step in zip(shape, stride, strict=True) if size > 1):
+        if step <= covered:
+            return True
+        covered += step * (size - 1)
+    return False
 
 
 def _sizes(value: object) -> bool:
