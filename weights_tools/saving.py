@@ -94,7 +94,7 @@ def save_checkpoint(
     max_shard_size: int | str = "5GB",
     metadata: dict[str, str] | None = None,
     format: str = "safetensors",
-    files: Mapping[str, bytes | None | Callable[[Mapping[str, Path]], bytes]] | None = None,
+    files: Mapping[str, bytes | Callable[[Mapping[str, Path]], bytes] | None] | None = None,
 ) -> list[Path]:
     """Write `tensors` into `folder`, all or nothing (how: see `weights_tools.transaction`).
 
