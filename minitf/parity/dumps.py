@@ -146,8 +146,7 @@ class Dump(Mapping[str, tuple[int, ...]]):
         dtype: what the port computed in: as the file's metadata say, else the narrowest floating-point dtype in it.
 
     Raises:
-        ValueError: a name map that does not fit, or a dump without a floating-point array. `WeightsError`: not such a
-            file.
+        ValueError: a name map that does not fit. `WeightsError`: not such a file.
     """
 
     def __init__(
@@ -189,9 +188,7 @@ class Dump(Mapping[str, tuple[int, ...]]):
                 raise ValueError(f"{self.path}: its metadata say dtype {said!r}; expected one of {', '.join(DTYPES)}.")
             return DTYPES[said]
         kinds = {self._file[self._stored[name][0]].dtype for name in self._shapes} & set(DTYPES.values())
-        if not kinds:
-            raise ValueError(f"{self.path} holds no floating-point array besides inputs, so nothing to compare.")
-        return max(kinds, key=lambda kind: torch.finfo(kind).eps)
+        return max(kinds or {torch.float32}, key=lambda kind: torch.finfo(kind).eps)
 
     def read(self, name: str) -> Tensor:
         """The array of this name, its axes in the reference's order, in the dtype of the file.
