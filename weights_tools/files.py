@@ -367,7 +367,7 @@ def _open_file(path: Path) -> Container:
         "stream": TorchFile,
         "npz": NpzFile,
         "hdf5": Hdf5File,
-        "bundle": lambda index: TensorFlowBundle(index, _not_outside),
+        "bundle": lambda index: TensorFlowBundle(index, not_outside),
     }
     if kind not in openers:
         raise not_weights(path, kind)
@@ -403,10 +403,10 @@ def _inside(folder: Path, name: str) -> Path:
             expected="the plain name of a file in this folder",
             remedy="Do not load it: an honest index never points elsewhere.",
         )
-    return _not_outside(folder / name)
+    return not_outside(folder / name)
 
 
-def _not_outside(path: Path) -> Path:
+def not_outside(path: Path) -> Path:
     """`path` itself, unless it is a link out of its folder (and not one of a hub cache, or of an interrupted save)."""
     if not path.is_symlink():
         return path

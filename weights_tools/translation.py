@@ -309,5 +309,5 @@ def overflows(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def where(checkpoint: Checkpoint) -> Path:
-    """The folder that a checkpoint is in: its own, or that of its file."""
-    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    """The folder that the weights are in, where their config.json is expected."""
+    return checkpoint.files[0].parent
