@@ -12,7 +12,7 @@ from minitf.tracing.hooks import (
     InsideAttention,
     InsideBlock,
     first_tensor,
-    hidden_from,
+    level,
     own_calculation,
     tap,
     with_first_tensor,
@@ -38,12 +38,13 @@ class Context:
         self.names = Names.of(model)
         self.choices = self.names.choose(wanted)
         self.depth = 0  # calls of the model that are running
+        self.level = 0  # of own_calculation, where this context was entered
         self._remove: list[Callable[[], None]] = []
         self._tapped: set[tuple[str, Any]] = set()
 
     def at(self, name: str, tensor: Tensor) -> Tensor:
         """The value that the model goes on with."""
-        if not self.wants(name) or hidden_from(self):
+        if not self.wants(name):
             return tensor
         with own_calculation():
             return self.look(name, tensor)
@@ -53,7 +54,7 @@ class Context:
         raise NotImplementedError(f"{type(self).__name__} does not say what it does with a value.")
 
     def wants(self, name: str) -> bool:
-        return self.depth > 0 and name in self.sites()
+        return self.depth > 0 and self.level == level() and name in self.sites()
 
     def takes_part(self, name: str) -> bool:
         return self.wants(name)
@@ -71,7 +72,7 @@ class Context:
         """Place the hooks."""
         if self._remove:
             raise RuntimeError(f"this {type(self).__name__} is active already: make a second one for a nested block.")
-        self.depth = 0
+        self.depth, self.level = 0, level()
         try:
             self._keep(self.model.register_forward_pre_hook(self._started, with_kwargs=True))
             self._keep(self.model.register_forward_hook(self._ended, always_call=True))
@@ -108,7 +109,7 @@ class Context:
             self._remove.append(tap(module, path, self, mode, start))
 
     def _started(self, module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        if hidden_from(self):
+        if self.level != level():
             return
         if self.depth == 0:
             check_call(self.model)
@@ -116,7 +117,7 @@ class Context:
         self.depth += 1
 
     def _ended(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        if not hidden_from(self):
+        if self.level == level():
             self.depth = max(self.depth - 1, 0)
 
     def _input(self, name: str) -> Callable[..., Any]:

@@ -29,7 +29,7 @@ __all__ = [
     "InsideBlock",
     "Watcher",
     "first_tensor",
-    "hidden_from",
+    "level",
     "own_calculation",
     "tap",
     "with_first_tensor",
@@ -57,21 +57,19 @@ class Watcher(Protocol):
 _state = threading.local()
 
 
+def level() -> int:
+    """How many watchers are at work on each other's behalf: 0 while a model runs, 1 in the function of a patch, ..."""
+    return getattr(_state, "level", 0)
+
+
 @contextmanager
-def own_calculation(only: Watcher | None = None) -> Iterator[None]:
-    """What is computed in here belongs to a watcher, not to the model: no watcher sees or replaces it, but `only`."""
-    before = getattr(_state, "own", None)
-    _state.own = (only,)
+def own_calculation() -> Iterator[None]:
+    """What is computed in here belongs to a watcher, not to the model: only what is entered in here sees it."""
+    _state.level = level() + 1
     try:
         yield
     finally:
-        _state.own = before
-
-
-def hidden_from(watcher: Watcher | None) -> bool:
-    """Whether `own_calculation` hides what is computed now from this watcher; None: from all."""
-    own: tuple[Watcher | None] | None = getattr(_state, "own", None)
-    return own is not None and (own[0] is None or (watcher is not None and own[0] is not watcher))
+        _state.level = level() - 1
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -154,6 +152,7 @@ class Inside(TorchFunctionMode):
     def __init__(self, here: Tap) -> None:
         super().__init__()
         self.here = here
+        self.level = level()
 
     def started(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """The positional arguments with which the module goes on."""
@@ -161,9 +160,7 @@ class Inside(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if hidden_from(None):
-            return func(*args, **kwargs)
-        return self.called(func, args, kwargs)
+        return self.called(func, args, kwargs) if self.level == level() else func(*args, **kwargs)
 
     def called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a call of `func` by the model returns."""
@@ -222,9 +219,8 @@ class InsideAttention(Inside):
         at = self.here.at
         if self.next == "product":
             self.next = "softmax"
-            query, key = at("query", left), right.transpose(-1, -2)  # [B, H, T, D], [B, H, S, D]
-            seen = at("key", key)
-            return func(query, right if seen is key else seen.transpose(-1, -2))  # type: ignore[no-any-return]
+            query, key = at("query", left), at("key", right.transpose(-1, -2))  # [B, H, T, D], [B, H, S, D]
+            return func(query, key.transpose(-1, -2))  # type: ignore[no-any-return]
         if self.next == "softmax":
             return func(left, right)  # type: ignore[no-any-return]  # a term of the scores
         probs = at("probs", left) if self.next == "dropout" else left  # [B, H, T, S]
@@ -295,7 +291,7 @@ def fused_scores(
 
 
 class InsideBlock(Inside):
-    """From the second LayerNorm to the end of a pre-norm block: replaces the residual stream wherever it is used.
+    """From the second LayerNorm to the end of a pre-norm block: sees the residual stream, and replaces both its uses.
 
     The block adds the stream to the feed-forward's result itself, so replacing what the LayerNorm receives would
     replace one of two uses. Every function of torch that gets the old tensor gets the new one instead.

@@ -12,6 +12,11 @@ and inside attention, where B is the batch, H the heads, T the query positions, 
     <path>.value             [B, H, S, D]
     <path>.context           [B, H, T, D]  of each head, before the output projection
 
+In the blocks of GPT-2, which add up the residual stream themselves:
+
+    <path>.resid_mid         [B, T, C]     between attention and feed-forward network: what `ln_2` receives, and what
+                                           the feed-forward network's result is added to
+
 Aliases, for a model with one stack of layers in the layout of BERT (`layer`) or GPT-2 (`h`):
 
     embeddings               [B, T, C]     the input of layer 0
@@ -42,10 +47,10 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules without a forward: nothing goes in or comes out."""
 RESIDUAL = {
     "layer": {"resid_pre": "input", "resid_mid": "attention.output.output", "resid_post": "output"},
-    "h": {"resid_pre": "input", "resid_mid": "ln_2.input", "resid_post": "output"},
+    "h": {"resid_pre": "input", "resid_mid": "resid_mid", "resid_post": "output"},
 }
 """Name of the list of layers -> alias -> name inside a layer. BERT's layers normalise after each residual sum, so the
-stream between the parts is the output of a module; GPT-2's sum stands in the block itself, before `ln_2`."""
+stream between the parts is the output of a module; GPT-2's sum stands in the block itself."""
 CROSS_RESIDUAL_MID = "crossattention.output.output"
 """`resid_mid` of a BERT layer with cross-attention."""
 EMBEDDINGS = ("embeddings.output", "drop.output")
@@ -73,13 +78,10 @@ class Names:
     Attributes:
         names: without aliases.
         aliases: alias -> name.
-        sums: alias -> path of the block that computes it as a sum of its own, so that replacing what one module
-            receives would not replace it for the block's own residual connection (GPT-2's `resid_mid`).
     """
 
     names: tuple[str, ...]
     aliases: dict[str, str] = field(default_factory=dict)
-    sums: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> Names:
@@ -93,6 +95,8 @@ class Names:
                 found.append(f"{leave.pop()}.output")
             if not path or isinstance(module, CONTAINERS):
                 continue
+            if path.endswith(".ln_2") and path.removesuffix("ln_2") + "mlp" in modules:
+                found.append(path.removesuffix("ln_2") + "resid_mid")
             found.append(f"{path}.input")
             leave.append(path)
             if path in attention:
@@ -123,8 +127,6 @@ class Names:
                 if alias == "resid_mid" and f"{stack}.{index}.{CROSS_RESIDUAL_MID}" in known:
                     name = f"{stack}.{index}.{CROSS_RESIDUAL_MID}"
                 self.aliases[f"layer.{index}.{alias}"] = name
-                if name.endswith(".ln_2.input"):
-                    self.sums[f"layer.{index}.{alias}"] = f"{stack}.{index}"
 
     def choose(self, wanted: str | Iterable[str]) -> list[Choice]:
         """The names that `wanted` asks for.

@@ -26,8 +26,8 @@ class patch(Context):  # a context manager, used like a function
             copy, which it may change in place, and is called each time that the value is computed (in a generation:
             for each token). Replacements have the shape, dtype and device of the value, and take part in autograd.
 
-    `layer.3.resid_mid` replaces the residual stream itself: what the feed-forward network reads *and* what it is added
-    to; `...h.3.ln_2.input` only what the LayerNorm receives. `scores` and `probs` of `scaled_dot_product_attention` are
+    `resid_mid` is the residual stream itself: what the feed-forward network reads *and* what it is added to. In GPT-2
+    `h.3.ln_2.input` is only what the LayerNorm receives. `scores` and `probs` of `scaled_dot_product_attention` are
     replaced by computing this call step by step (equal up to rounding), unless the numbers are the same and gradients
     are off; patched elsewhere, the kernel is used.
 
@@ -52,9 +52,7 @@ class patch(Context):  # a context manager, used like a function
                     f"the replacement of {given!r} is a {type(replacement).__name__}; expected a tensor or a function."
                 )
             for choice in self.names.choose(given):
-                block = self.names.sums.get(choice.shown)
-                site = choice.name if block is None else f"{block}.resid_mid"
-                self._sites.setdefault(site, []).append(choice)
+                self._sites.setdefault(choice.name, []).append(choice)
                 self._replacements[choice] = replacement
                 self._unused[choice.pattern] = given
         self._fired: set[str] = set()

@@ -71,6 +71,7 @@ class ShapesOnly(Context):
         super().__init__(model, ALL)
         self._sites = {choice.name: [choice] for choice in self.choices}
         self.found: dict[str, tuple[torch.Size, int]] = {}
+        self.counts: dict[str, int] = {}
 
     def sites(self) -> Mapping[str, list[Choice]]:
         return self._sites
@@ -79,17 +80,18 @@ class ShapesOnly(Context):
         return False
 
     def look(self, name: str, tensor: Tensor) -> Tensor:
-        self.found.setdefault(name, (tensor.shape, tensor.element_size()))
+        self.counts[name] = number = self.counts.get(name, 0) + 1
+        self.found[f"{name}#{number}" if number > 1 else name] = tensor.shape, tensor.element_size()
         return tensor
 
     def of(self, inputs: Mapping[str, Any]) -> dict[str, tuple[torch.Size, int]]:
         """Name -> (shape, bytes of an element), in the order of execution."""
-        self.install()
-        try:
-            with own_calculation(self):
+        with own_calculation():
+            self.install()
+            try:
                 self.model(**inputs)
-        finally:
-            self.remove()
+            finally:
+                self.remove()
         return self.found
 
 
@@ -97,20 +99,25 @@ def outline(model: nn.Module, pattern: str | Iterable[str] = ALL) -> dict[str, O
     """What a call computes: name -> shape in letters, in the order of execution.
 
     Args:
-        model: a language model in the form of minitf or transformers, called with `input_ids` (and, in a decoder with
-            cross-attention, `encoder_hidden_states`).
+        model: a language model in the form of minitf or transformers, called with `input_ids` and, in a decoder with
+            cross-attention, `encoder_hidden_states`.
         pattern: which names, as in `capture`.
 
     Raises:
         KeyError: `pattern` finds nothing. TypeError: the model does not take `input_ids`.
     """
+    return outline_of_call(model, pattern, ("encoder_hidden_states",))
+
+
+def outline_of_call(model: nn.Module, pattern: str | Iterable[str], given: Iterable[str]) -> dict[str, Outline]:
+    """`outline` of a call that gets these inputs, where the model has a use for them, beside `input_ids`."""
     choices = Context(model, pattern).choices
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
         with torch.no_grad():
-            small, large = (ShapesOnly(model).of(example_inputs(model, sizes)) for sizes in SIZES)
+            small, large = (ShapesOnly(model).of(example_inputs(model, sizes, given)) for sizes in SIZES)
     finally:
         for module in training:
             module.training = True
@@ -118,14 +125,15 @@ def outline(model: nn.Module, pattern: str | Iterable[str] = ALL) -> dict[str, O
     for choice in choices:
         shown.setdefault(choice.name, []).append(choice.shown)
     found = {}
-    for name, (shape, itemsize) in small.items():
+    for key, (shape, itemsize) in small.items():
+        name, mark, number = key.partition("#")
         for alias in shown.get(name, ()):
-            found[alias] = Outline(_letters(name, shape, large[name][0]), itemsize)
+            found[alias + mark + number] = Outline(_letters(name, shape, large[key][0]), itemsize)
     return found
 
 
-def example_inputs(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """`input_ids` `[B, T]` of zeros, and the encoder's states where the model has cross-attention.
+def example_inputs(model: nn.Module, sizes: Mapping[str, int], given: Iterable[str]) -> dict[str, Tensor]:
+    """`input_ids` `[B, T]` of zeros, and those of `given` that the shapes of values depend on.
 
     Raises:
         TypeError: the model's forward has no `input_ids`.
@@ -135,11 +143,12 @@ def example_inputs(model: nn.Module, sizes: Mapping[str, int]) -> dict[str, Tens
         raise TypeError(f"{type(model).__name__}.forward has no input_ids, so it cannot be called for its shapes.")
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     shape = (sizes["B"], 2, sizes["T"]) if type(model).__name__ in CHOICES else (sizes["B"], sizes["T"])
-    inputs = {"input_ids": torch.zeros(shape, dtype=torch.long, device=parameter.device)}
+    ids = torch.zeros(shape, dtype=torch.long, device=parameter.device)
     config: Any = getattr(model, "config", None)
-    if getattr(config, "add_cross_attention", False) and "encoder_hidden_states" in arguments:
-        inputs["encoder_hidden_states"] = parameter.new_zeros(sizes["B"], sizes["E"], config.hidden_size)
-    return inputs
+    possible = {"token_type_ids": ids, "position_ids": ids}
+    if getattr(config, "add_cross_attention", False):
+        possible["encoder_hidden_states"] = parameter.new_zeros(sizes["B"], sizes["E"], config.hidden_size)
+    return {"input_ids": ids, **{key: possible[key] for key in given if key in possible and key in arguments}}
 
 
 def _letters(name: str, small: torch.Size, large: torch.Size) -> tuple[int | str, ...]:
@@ -169,6 +178,8 @@ def memory_cost(
             call gets.
         pattern: which names, as in `capture`.
 
+    A feed-forward network in chunks (`chunk_size_feed_forward`) is counted for a call of two tokens.
+
     Raises:
         KeyError: `pattern` finds nothing. TypeError: neither ids nor embeddings are among the inputs.
     """
@@ -187,7 +198,7 @@ def memory_cost(
         past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else cache[0][0].shape[2]
     sizes = {"batch": length[0], "tokens": length[-1], "past": int(past)}
     total = 0
-    for value in outline(model, pattern).values():
+    for value in outline_of_call(model, pattern, [key for key, value in given.items() if value is not None]).values():
         total += value.itemsize * prod(value.shape(**sizes, encoder=0 if encoder is None else encoder.shape[1]))
     return total
 
