@@ -111,12 +111,15 @@ def inspect(path: str | Path, *, values: bool = False) -> Inspection:
     checkpoint = open_checkpoint(path)
     dialect, reason = tables.recognise(checkpoint)
     result = Inspection(checkpoint, dialect.name, reason)
+    if refusal := dialect.refuses(checkpoint):
+        result.problems.append(refusal)
     result.remarks += checkpoint.notes
     _look_at_names(checkpoint, result)
     _look_at_dtypes(checkpoint, result)
     _look_at_config(checkpoint, result)
     if values:
         _look_at_values(checkpoint, result)
+        result.remarks += dialect.look(checkpoint, checkpoint.read)
     return result
 
 
@@ -149,11 +152,10 @@ def _table(checkpoint: Checkpoint, every_name: bool) -> list[str]:
 def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
     buffers: dict[str, list[str]] = {}
     strange: Counter[str] = Counter()
-    dialect = next(dialect for dialect in tables.DIALECTS if dialect.name == result.dialect)
+    dialect = tables.named(result.dialect)
     for name in checkpoint:
-        row = next((row for row in tables.BUFFERS if row.match(name) is not None), None)
-        if row is not None:
-            buffers.setdefault(row.why, []).append(name)
+        if why := dialect.drops(name):
+            buffers.setdefault(why, []).append(name)
         beginning = re.split(r"[./]", name, maxsplit=1)[0]
         if beginning not in KNOWN_BEGINNINGS and not dialect.knows(name):
             strange[beginning] += 1
@@ -180,7 +182,7 @@ def _look_at_dtypes(checkpoint: Checkpoint, result: Inspection) -> None:
             floats.setdefault(_dtype(info), []).append(name)
         elif checkpoint.format == "tensorflow" and not info.shape:
             counters.append(name)
-        elif not any(row.match(name) is not None for row in tables.BUFFERS):
+        elif not tables.named(result.dialect).drops(name):
             integers.append(f"{name} ({_dtype(info)})")
     if len(floats) > 1:
         counts = ", ".join(
@@ -229,7 +231,7 @@ def disagreements(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) 
 def _look_at_values(checkpoint: Checkpoint, result: Inspection) -> None:
     zero: list[str] = []
     for name, info in checkpoint.items():
-        if not info.nbytes or not info.dtype.is_floating_point:
+        if not info.nbytes or not info.dtype.is_floating_point or tables.named(result.dialect).drops(name):
             continue
         tensor = checkpoint.read(name)
         if info.dtype.itemsize == 1:

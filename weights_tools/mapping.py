@@ -103,6 +103,10 @@ def _nothing(names: Iterable[str]) -> str | None:
     return None
 
 
+def _no_findings(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> list[str]:
+    return []
+
+
 def as_it_is(name: str) -> str:
     """A name without wrappers."""
     return name
@@ -138,6 +142,8 @@ class Dialect:
             has one of them, the others are missing.
         remark: what every report of this dialect should mention, or "".
         refuses: the reason why files with such names, though they are of this dialect, cannot be translated, or None.
+        look: what the numbers say and the names do not, a sentence each, from the names and a way to read one of them:
+            for who reads every number anyway (`inspect --values`).
     """
 
     name: str
@@ -150,6 +156,7 @@ class Dialect:
     remark: str = ""
     joins: tuple[Join, ...] = ()
     refuses: Callable[[Iterable[str]], str | None] = _nothing
+    look: Callable[[Iterable[str], Callable[[str], torch.Tensor]], list[str]] = _no_findings
 
     @property
     def keeps_heads_apart(self) -> bool:
@@ -172,6 +179,11 @@ class Dialect:
             if target is not None:
                 return target or None, row
         return None, None
+
+    def drops(self, name: str) -> str:
+        """Why a row leaves this name out, "" if none does."""
+        row = self.translate(name)[1]
+        return row.why if row is not None and row.target is None else ""
 
     def back(self) -> Dialect:
         """The table from Hugging Face's names to this dialect's; it knows no name that this one drops."""

@@ -208,28 +208,6 @@ class SplitHeads(Op):
 
 
 @dataclass(frozen=True)
-class Part(Op):
-    """[N * A, ...] -> [A, ...]: the part with this index of N equal ones. Its way back is the joining of all parts."""
-
-    index: int
-    parts: int
-
-    @property
-    def text(self) -> str:
-        return f"part of a tensor that holds {self.parts}"
-
-    def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        # A copy, because the parameters of a model must not share the memory of one tensor.
-        return tensor.chunk(self.parts)[self.index].clone()
-
-    def shape(self, shape: Shape) -> Shape:
-        return (shape[0] // self.parts, *shape[1:]) if shape and shape[0] % self.parts == 0 else shape
-
-    def reversed(self) -> Op:
-        raise ValueError(f"one of {self.parts} parts is not the whole tensor")
-
-
-@dataclass(frozen=True)
 class Chain(Op):
     """Several operations, one after another."""
 

@@ -192,18 +192,29 @@ def _converted(items: Iterable[tuple[str, str, str]]) -> list[str]:
 
 
 def _renamed(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Line by line where the names of a folded line become those of another; name by name otherwise."""
-    targets: dict[str, list[str]] = {}
+    """A line where the names of one line become those of another; else layers folded, else name by name."""
+    targets: dict[str, list[tuple[str, str]]] = {}
     for source, target in pairs:
-        targets.setdefault(source, []).append(target)
-    lines = []
-    for line, members in fold_groups(targets):
-        folded = fold(target for source in members for target in targets[source])
-        if len(folded) == 1:
-            lines.append(f"{line} -> {folded[0]}")
-        else:
-            lines += [f"{source} -> {target}" for source in members for target in targets[source]]
+        targets.setdefault(source, []).append((source, target))
+    lines: list[str] = []
+    for _, members in fold_groups(targets):
+        group = [pair for source in members for pair in targets[source]]
+        if (line := _rename(group)) is not None:
+            lines.append(line)
+            continue
+        families: dict[str, list[tuple[str, str]]] = {}
+        for pair in group:
+            families.setdefault(re.sub(r"\d+", "#", " -> ".join(pair)), []).append(pair)
+        for family in families.values():
+            line = _rename(family)
+            lines += [line] if line is not None else [" -> ".join(pair) for pair in family]
     return lines
+
+
+def _rename(pairs: Sequence[tuple[str, str]]) -> str | None:
+    """One line for all of them, if either side folds to one."""
+    sides = [fold(side) for side in zip(*pairs, strict=True)]
+    return " -> ".join(side[0] for side in sides) if all(len(side) == 1 for side in sides) else None
 
 
 def _config(values: dict[str, Any]) -> list[str]:

@@ -40,14 +40,21 @@ WRAPPED = (
     Row("{rest}", "{rest}"),
 )
 
-# The state dict of a SentenceTransformer: its first module holds a model under `auto_model`. The folder that such a
-# program saves (`0_Transformer/`) has Hugging Face's own names.
-SENTENCE_TRANSFORMERS = (*BUFFERS, Row("0.auto_model.{rest}", "{rest}"))
+# The state dict of a SentenceTransformer: its first module holds the model, as `auto_model` until version 5 and as
+# `model` in version 6. The folder that such a program saves has Hugging Face's own names.
+SENTENCE_TRANSFORMERS = (
+    *BUFFERS,
+    Row("0.auto_model.{rest}", "{rest}"),
+    Row("0.model.{rest}", "{rest}", read_only=True),
+)
 
 
 def _sentence_transformers(names: Iterable[str]) -> str | None:
-    found = [name for name in names if name.startswith("0.auto_model.")]
-    return f"{found[0]!r} and {len(found) - 1} more names begin with '0.auto_model.'" if found else None
+    for beginning in ("0.auto_model.", "0.model."):
+        found = [name for name in names if name.startswith(beginning)]
+        if found:
+            return f"{found[0]!r} and {len(found) - 1} more names begin with {beginning!r}"
+    return None
 
 
 def _wrapped(names: Iterable[str]) -> str | None:
@@ -72,7 +79,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "sentence-transformers",
         SENTENCE_TRANSFORMERS,
-        "the state dict of a SentenceTransformer, its model under 0.auto_model",
+        "the state dict of a SentenceTransformer, its model under 0.auto_model or 0.model",
         _sentence_transformers,
     ),
     Dialect(

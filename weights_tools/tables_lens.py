@@ -13,7 +13,9 @@ softmax is. A centred W_U is not W_E any more, and loading it as tied is an erro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import torch
 
 from weights_tools.mapping import Dialect, Join, Row, matcher
 from weights_tools.ops import MERGE_HEADS, TRANSPOSE, Chain, MergeHeads
@@ -144,6 +146,36 @@ def _folded(names: Iterable[str]) -> str | None:
     )
 
 
+# What is centred -> over which axis, always the last, and by which option of HookedTransformer.from_pretrained.
+CENTRED = (
+    (
+        ("embed.W_E", "pos_embed.W_pos", f"{BLOCK}attn.W_O", f"{BLOCK}mlp.W_out"),
+        "center_writing_weights",
+        "hidden states",
+    ),
+    (("unembed.W_U",), "center_unembed", "logits"),
+)
+
+
+def _centred(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> list[str]:
+    """Matrices whose rows have mean 0, far more exactly than by chance."""
+    every = list(names)
+    findings = []
+    for patterns, option, changed in CENTRED:
+        found = []
+        for name in _matching(patterns, every):
+            tensor = read(name).to(torch.float64)
+            # The mean of n random numbers is about 1/sqrt(n) of one; rounding after centring leaves 1/100 of that.
+            spread = tensor.mean(-1).square().mean().sqrt() * tensor.shape[-1] ** 0.5
+            if bool(tensor.any()) and spread < 0.05 * tensor.square().mean().sqrt():
+                found.append(name)
+        if found:
+            findings.append(
+                f"centred ({option}), so that {changed} are not those of the original: {', '.join(fold(found))}"
+            )
+    return findings
+
+
 DIALECTS = (
     Dialect(
         "transformer-lens-bert",
@@ -161,5 +193,6 @@ DIALECTS = (
         joins=QKV,
         remark=REMARK,
         refuses=_folded,
+        look=_centred,
     ),
 )

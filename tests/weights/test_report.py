@@ -133,6 +133,12 @@ def test_renames_are_folded_only_where_both_sides_are() -> None:
     assert str(LoadReport("f", renamed=pairs)).endswith(
         "  renamed (4):\n    a.w -> x.w\n    a.b -> y.b\n    b.w -> x.b\n    c.w -> z"
     )
+    layers = [(f"blocks.{layer}.attn.{old}", f"h.{layer}.{new}") for layer in range(3)
+              for old, new in (("W_O", "c_proj.weight"), ("W_Q", "c_attn.weight"))]  # fmt: skip
+    assert str(LoadReport("f", renamed=layers)).endswith(
+        "  renamed (6):\n    blocks.{0..2}.attn.W_O -> h.{0..2}.c_proj.weight\n"
+        "    blocks.{0..2}.attn.W_Q -> h.{0..2}.c_attn.weight"
+    )
     tensorflow = [(f"model/h{layer}/ln_1/{old}", f"h.{layer}.ln_1.{new}") for layer in range(3)
                   for old, new in (("g", "weight"), ("b", "bias"))]  # fmt: skip
     assert str(LoadReport("f", renamed=tensorflow)).endswith("model/h{0..2}/ln_1/{g,b} -> h.{0..2}.ln_1.{weight,bias}")
