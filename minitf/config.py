@@ -604,6 +604,7 @@ def _config_file(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a doubled key is an error, because one of the two values would be dropped silently."""
 
+    from weights_tools.recognise import not_weights, what_is_it
     from weights_tools.regular import read_text
 
     def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -615,6 +616,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
     try:
         text = read_text(path, MAX_CONFIG_BYTES, expected="a JSON file")
+        kind = what_is_it(text[:512].encode(), len(text))
+        if kind.startswith(("a Git-LFS", "an HTML")):
+            raise not_weights(path, kind, expected="a configuration in JSON")
         values = json.loads(text, object_pairs_hook=no_doubles)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
