@@ -144,6 +144,20 @@ def train_tokenizer_parser() -> Parser:
     return cli_train_tokenizer.train_tokenizer_parser()
 
 
+def verify_parser() -> Parser:
+    """`minitf verify FOLDER`."""
+    from minitf import cli_verify
+
+    return cli_verify.verify_parser()
+
+
+def fetch_parser() -> Parser:
+    """`minitf fetch NAME`."""
+    from minitf import cli_fetch
+
+    return cli_fetch.fetch_parser()
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from minitf.cli_run import run
 
@@ -168,6 +182,18 @@ def _train_tokenizer(arguments: argparse.Namespace) -> None:
     train_tokenizer(arguments)
 
 
+def _verify(arguments: argparse.Namespace) -> None:
+    from minitf.cli_verify import verify
+
+    verify(arguments)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from minitf.cli_fetch import fetch
+
+    fetch(arguments)
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from minitf.cli_info import info
 
@@ -185,7 +211,9 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], N
     "generate": (generate_parser, _generate, "continue a text, with every decoding strategy"),
     "tokenize": (tokenize_parser, _tokenize, "pieces, ids, offsets and segments of a text"),
     "train-tokenizer": (train_tokenizer_parser, _train_tokenizer, "learn a vocabulary from text files"),
+    "fetch": (fetch_parser, _fetch, "download a model's files, or print their addresses"),
     "info": (info_parser, _info, "architecture, parameters, memory and load report of a checkpoint"),
+    "verify": (verify_parser, _verify, "a checkpoint in minitf beside the installed transformers"),
     "env": (env_parser, _env, "versions, threads, devices and platform"),
 }
 

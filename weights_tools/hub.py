@@ -11,13 +11,14 @@ import difflib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from weights_tools.hub_cache import cache_folder, check_subfolder, find_cached, inside, is_set, place_for
 from weights_tools.hub_download import Request, download, endpoint_of, list_files, reason
-from weights_tools.hub_files import Want, entries
+from weights_tools.hub_files import Want, entries, plain_names
 from weights_tools.regular import shown
 from weights_tools.sentence_folder import model_folder
 
@@ -80,14 +81,8 @@ def resolve(
         raise FileNotFoundError(f"{shown(text)}: no such file or folder{_near(path)} {_remedy(name_or_path, text)}")
     want = Want(None if filenames is None else tuple(filenames), tuple(map(tuple, essential)), variant)
     request = make_request(text, revision, subfolder, endpoint, token, want)
-    cache = cache_folder(cache_dir)
-    found, state = find_cached(cache, text, revision, subfolder, want)
-    if found is not None:
-        return found
-    tried = [f"a folder {text!r} in {Path.cwd()}: there is none", f"the cache {cache}: {state}"]
-    if why := offline(local_files_only):
-        raise _not_found(request, [*tried, f"no download: {why}"], cache)
-    return fetch(request, cache, tried)
+    tried = [f"a folder {text!r} in {Path.cwd()}: there is none"]
+    return obtain(request, cache_folder(cache_dir), tried, local_files_only=local_files_only)[0]
 
 
 def make_request(
@@ -113,6 +108,59 @@ def make_request(
     return Request(name, revision, check_subfolder(subfolder), endpoint_of(endpoint), token, want)
 
 
+def obtain(
+    request: Request,
+    cache: Path,
+    tried: Sequence[str] = (),
+    *,
+    local_files_only: bool = False,
+    local_dir: Path | None = None,
+    update: bool = False,
+) -> tuple[Path, bool]:
+    """(the folder that holds the files, whether the endpoint was asked for them).
+
+    Args:
+        request: what is wanted.
+        cache: where to look, and where downloads go.
+        tried: what was tried before, for the message.
+        local_files_only: never ask the network.
+        local_dir: a folder that gets plain files: copies of the cache's, or else a download past the cache.
+        update: ask even if the cache would serve: a branch may have moved on. Only what is new is downloaded.
+
+    Raises:
+        FileNotFoundError: it failed; the message says why, and what to do instead.
+    """
+    found, state = find_cached(cache, request.name, request.revision, request.subfolder, request.want)
+    if found is not None and update:
+        found, state = None, "not used, because an update is wanted"
+    if found is not None:
+        return (found if local_dir is None else _copied(request, found, local_dir)), False
+    tried = [*tried, f"the cache {cache}: {state}"]
+    if why := offline(local_files_only):
+        raise _not_found(request, [*tried, f"no download: {why}"], cache)
+    names = None
+    try:
+        listing = list_files(request)
+        names = listing.files
+        return download(request, listing, cache, local_dir), True
+    except Exception as error:  # whatever the network or the library reports, the remedies are the same
+        if type(error) is FileNotFoundError:  # it was reached, and another endpoint has no other files
+            raise FileNotFoundError(f"{request.name!r} at {request.endpoint}: {error}") from None
+        line = f"download from {request.endpoint}: {reason(error, request)}"
+        raise _not_found(request, [*tried, line], cache, names) from error
+
+
+def _copied(request: Request, source: Path, local_dir: Path) -> Path:
+    folder = local_dir / request.subfolder
+    folder.mkdir(parents=True, exist_ok=True)
+    for names in request.want.chosen(plain_names(source)):
+        for name in names:
+            part = folder / f"{name}.part"
+            shutil.copyfile(source / name, part)
+            part.replace(folder / name)
+    return folder
+
+
 def offline(local_files_only: bool) -> str:
     """Why there are no downloads; "" = there are."""
     if local_files_only:
@@ -121,29 +169,12 @@ def offline(local_files_only: bool) -> str:
     return next((f"{name} is set" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if is_set(name)), "")
 
 
-def fetch(request: Request, cache: Path, tried: Sequence[str] = (), local_dir: Path | None = None) -> Path:
-    """Download into the cache, or into `local_dir`; the folder that holds the files.
-
-    Raises:
-        FileNotFoundError: it failed; the message says why, after what was `tried` before, and what to do instead.
-    """
-    names = None
-    try:
-        listing = list_files(request)
-        names = listing.files
-        return download(request, listing, cache, local_dir)
-    except Exception as error:  # whatever the network or the library reports, the remedies are the same
-        if type(error) is FileNotFoundError:  # it was reached, and another endpoint has no other files
-            raise FileNotFoundError(f"{request.name!r} at {request.endpoint}: {error}") from None
-        line = f"download from {request.endpoint}: {reason(error, request)}"
-        raise _not_found(request, [*tried, line], cache, names) from error
-
-
 def wanted_urls(request: Request, *, local_files_only: bool = False) -> tuple[list[str], str]:
     """(the address of every file that a download would fetch, why these are only the standard names or "").
 
     Raises:
-        FileNotFoundError: the repository was reached, and lacks what is needed.
+        FileNotFoundError: the endpoint answered: there is no such model or revision, it lacks what is needed, or
+            access is refused.
     """
     why = offline(local_files_only)
     if not why:
@@ -155,6 +186,9 @@ def wanted_urls(request: Request, *, local_files_only: bool = False) -> tuple[li
             raise FileNotFoundError(f"{request.name!r} at {request.endpoint}: {error}") from None
         except Exception as error:
             why = f"{request.endpoint}: {reason(error, request)}"
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            if status in (401, 403, 404):
+                raise FileNotFoundError(f"{request.name!r} at {why}") from error
     return [request.url(name) for name in request.want.standard()], why
 
 

@@ -84,7 +84,19 @@ def list_files(request: Request) -> Listing:
     names = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
     if prefix and not names:
         raise FileNotFoundError(f"the repository has no folder {request.subfolder!r}")
-    return Listing(found.sha, *request.want.chosen([name for name in names if "/" not in name]))
+    try:
+        return Listing(found.sha, *request.want.chosen([name for name in names if "/" not in name]))
+    except FileNotFoundError as error:
+        inner = _folders_that_serve(request.want, names)
+        raise FileNotFoundError(f"{error}{f'; the folder {inner} has it: give subfolder=' if inner else ''}") from None
+
+
+def _folders_that_serve(want: Want, paths: Sequence[str]) -> str:
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    return ", ".join(repr(folder) for folder in sorted(folders) if folder and not want.lacking(folders[folder]))
 
 
 def download(request: Request, listing: Listing, cache: Path, local_dir: Path | None = None) -> Path:

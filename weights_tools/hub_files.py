@@ -22,6 +22,8 @@ SETTINGS = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+# What the first releases of BERT and GPT-2 have in place of config.json.
+ORIGINALS = ("bert_config.json", "hparams.json")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
 # The entry of each form of weights, the preferred one first: the order of `weights_tools.files`.
 ENTRIES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -151,7 +153,8 @@ class Want:
             late = {name for alternative in self.essential for name in alternative}
             wanted = [name for name in self.filenames if name in names]
             return [name for name in wanted if name not in late], [name for name in wanted if name in late]
-        first = [name for name in SETTINGS if name in names]
+        settings = SETTINGS if SETTINGS[0] in names else (*ORIGINALS, *SETTINGS)
+        first = [name for name in settings if name in names]
         then = [name for name in VOCABULARIES if name in names]
         entry = next((name for name in entries(self.variant) if name in names), None)
         if entry is None:
