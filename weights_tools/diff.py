@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from weights_tools.calls import WrongCall
 from weights_tools.files import Checkpoint
-from weights_tools.keys import without_layer
+from weights_tools.keys import few, without_layer
 from weights_tools.report import fold
 from weights_tools.translation import BASES, HF, Translation, open_source, same_bits, translate
 
@@ -144,12 +145,12 @@ def diff(
 
     Raises:
         FileNotFoundError, WeightsError, OSError: as `open_checkpoint`; names that the dialect does not know.
-        ValueError: an unknown dialect, a negative tolerance, a dialect beside raw=True.
+        WrongCall: an unknown dialect, a negative tolerance, a dialect beside raw=True.
     """
     if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance is {tolerance!r}; expected a number that is not negative")
+        raise WrongCall(f"tolerance is {tolerance!r}; expected a number that is not negative")
     if raw and any(dialects):
-        raise ValueError("raw=True translates nothing, so a dialect would have no effect: give one or the other")
+        raise WrongCall("raw=True translates nothing, so a dialect would have no effect: give one or the other")
     with open_source(first) as one, open_source(second) as two:
         a, b = (_view(checkpoint, dialect, raw) for checkpoint, dialect in ((one, dialects[0]), (two, dialects[1])))
         result = Comparison(_side(a), _side(b), tolerance)
@@ -157,7 +158,7 @@ def diff(
             result.notes += [f"{letter}: {note}" for note in view.notes]
             for why in dict.fromkeys(why for _, why in view.dropped):
                 names = fold(name for name, other in view.dropped if other == why)
-                result.notes.append(f"{letter}: not compared: {', '.join(names)}: {why}")
+                result.notes.append(f"{letter}: not compared: {few(names)}: {why}")
         _compare(a, b, result, {} if raw else _prefixes(a, b, result), progress)
     return result
 

@@ -69,20 +69,23 @@ class Keys:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
-def keys(path: str | os.PathLike[str], *, dialect: str | None = None, into: str = HF) -> Keys:
+def keys(
+    path: str | os.PathLike[str], *, dialect: str | None = None, into: str = HF, num_heads: int | None = None
+) -> Keys:
     """What every name of a checkpoint becomes under the names of `into`.
 
     Args:
         path: a folder, a weights file, a TensorFlow checkpoint, or a name in the hub's cache.
         dialect: whose names the file has; default: what its names say.
         into: whose names are wanted; default: Hugging Face's.
+        num_heads: as for `translate`.
 
     Raises:
         FileNotFoundError, WeightsError, OSError: as `open_checkpoint`; two names that become one.
-        ValueError: an unknown dialect (lists those that exist).
+        WrongCall: an unknown dialect (lists those that exist); `num_heads` is needed, or has no effect.
     """
     with open_source(path) as checkpoint:
-        found = translate(checkpoint, dialect, into=into)
+        found = translate(checkpoint, dialect, into=into, num_heads=num_heads)
         lines = [*_used(found), *_others(found)]
         order = {name: index for index, name in enumerate(checkpoint)}
         lines.sort(key=lambda key: order.get(key.name, len(order)))
@@ -108,6 +111,12 @@ def _others(found: Translation) -> Iterable[Key]:
 
 def _text(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def few(names: Sequence[str], limit: int = 4) -> str:
+    """The first names, and how many more there are: "a, b and 3 more"."""
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
 def fold_pairs(pairs: Sequence[tuple[str, str, str]], *, every_name: bool = False) -> list[tuple[str, str, str]]:

@@ -19,17 +19,6 @@ from weights_tools.saving import Pending, blocks
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def check_for_npz(tensors: Mapping[str, torch.Tensor | Pending]) -> None:
-    """Raise `TypeError` for the first tensor whose dtype numpy has not (bfloat16, 8-bit floats)."""
-    for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise TypeError(
-                f"{name} has dtype {kind}, which numpy has not: convert it, for example to float32 (--dtype float32), "
-                "which holds every such number exactly"
-            )
-
-
 def write_npz(file: BinaryIO, tensors: Mapping[str, torch.Tensor | Pending]) -> None:
     """Write what `numpy.load` reads.
 
@@ -41,7 +30,9 @@ def write_npz(file: BinaryIO, tensors: Mapping[str, torch.Tensor | Pending]) -> 
         TypeError: a dtype that numpy has not. ValueError: a `Pending` tensor came with another shape.
         OSError: the disk is full.
     """
-    check_for_npz(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise TypeError(f"{name} has dtype {tensor.dtype}, which numpy has not: convert it first")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, tensor in tensors.items():
             header = {

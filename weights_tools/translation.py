@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from weights_tools import tables
+from weights_tools.calls import WrongCall
 from weights_tools.common import WeightsError
 from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
@@ -219,9 +220,11 @@ def translate(
     Raises:
         WeightsError: two names of the file become one and hold other numbers; numbers that would be lost; weights that
             were changed in a way that cannot be undone.
-        ValueError: an unknown dialect (lists those that exist); `num_heads` is needed, or has no effect.
+        WrongCall: an unknown dialect (lists those that exist); `num_heads` is needed, or has no effect.
     """
-    back = tables.named(into).back()
+    table = _known(into)
+    back = table.back()
+    dialect = _known(dialect) if isinstance(dialect, str) else dialect
     shapes = own_targets(checkpoint, dialect)
     made = plan(checkpoint, shapes, dialect=dialect)
     result = Translation(checkpoint, made.dialect, made.reason, into, dropped=list(made.dropped))
@@ -229,8 +232,12 @@ def translate(
     result.notes = [*checkpoint.notes, *([made.remark] if made.remark else [])]
     result.unknown = [(name, f"the dialect {made.dialect!r} does not know") for name in made.unexpected]
     _check_numbers(result, made)
-    if num_heads is None and tables.named(into).keeps_heads_apart:
-        num_heads = _heads(checkpoint, made)
+    if num_heads is not None and not table.keeps_heads_apart:
+        raise WrongCall(
+            f"num_heads={num_heads} has no effect: the dialect {into!r} does not keep attention heads apart"
+        )
+    if num_heads is None and table.keeps_heads_apart:
+        num_heads = _heads(checkpoint, made, into)
     full = _with_base(shapes, back)
     if any(name != hf for name, hf in full.items()):
         result.notes.append("names of a trunk without its prefix: it was added where the dialect has it")
@@ -267,16 +274,28 @@ def _check_numbers(result: Translation, made: Plan) -> None:
             )
 
 
-def _heads(checkpoint: Checkpoint, made: Plan) -> int | None:
-    """The number of attention heads by the layout of the file, else by the config.json beside it, else None."""
+def _known(name: str) -> Dialect:
+    try:
+        return tables.named(name)
+    except ValueError as error:
+        raise WrongCall(str(error)) from None
+
+
+def _heads(checkpoint: Checkpoint, made: Plan, into: str) -> int:
+    """The number of attention heads by the layout of the file, else by the config.json beside it."""
     if len(made.heads) == 1:
         return next(iter(made.heads))
     file = where(checkpoint) / "config.json"
-    if not is_there(file):
-        return None
-    config = json.loads(read_text(file, MAX_CONFIG_BYTES, expected="a configuration in JSON"))
+    config = {}
+    if is_there(file):
+        config = json.loads(read_text(file, MAX_CONFIG_BYTES, expected="a configuration in JSON"))
     found = [config[key] for key in HEAD_KEYS if key in config] if isinstance(config, dict) else []
-    return found[0] if found and type(found[0]) is int else None
+    if not found or type(found[0]) is not int or found[0] < 1:
+        raise WrongCall(
+            f"the dialect {into!r} keeps every attention head apart, and neither the file nor a config.json beside it "
+            "says how many there are: give their number (num_heads=, --heads)"
+        )
+    return found[0]
 
 
 def _with_base(names: dict[str, Shape], back: Dialect) -> dict[str, str]:
