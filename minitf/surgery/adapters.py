@@ -1,10 +1,10 @@
-"""Adapters: small trained pieces beside frozen weights. Add, choose, train, merge, remove; each has a name.
+"""Adapters: small trained pieces beside frozen weights. Add, choose, train, remove; each has a name.
 
     add_adapter(model, "reviews", Lora(r=4))            # active at once; changes nothing until it is trained
     print(train_adapter(model, "reviews"))              # the rest is frozen; prints how much is not
     ...                                                 # any loop, over the parameters with requires_grad
     save_adapter(model, folder, "reviews")              # alone: minitf.surgery.files
-    merge(model)                                        # into the weights: a plain model again
+    merge(model)                                        # into the weights: minitf.surgery.merging
 
 What a piece computes, and how it hangs on its layer, stands in `minitf.surgery.pieces`. Nothing else is kept about a
 model: these functions look for the pieces in its tree, so a copy of a model has its own.
@@ -15,10 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from minitf.patterns import matches
@@ -31,18 +29,15 @@ from minitf.surgery.pieces import (
     attach,
     columns,
     detach,
-    layout,
 )
 from minitf.surgery.saving import guard
 
 __all__ = [
     "AdapterInfo",
-    "Merged",
     "Trainable",
     "add_adapter",
     "delete_adapter",
     "list_adapters",
-    "merge",
     "set_active_adapters",
     "train_adapter",
 ]
@@ -332,130 +327,3 @@ def check_not_shared(model: nn.Module, along: tuple[str, ...]) -> None:
                 f"also: {name} is the same parameter as {frozen[id(parameter)]}, which stays frozen: name the parts "
                 "without it."
             )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Merge
-
-
-class Merged:
-    """What `merge` did, and the way back: `.undo()`, or the end of a `with` block. Without it the merge is for good.
-
-    Attributes:
-        names: the adapters that are in the weights now. paths: the layers.
-    """
-
-    def __init__(self, model: nn.Module, names: list[str], paths: list[str]) -> None:
-        self.model, self.names, self.paths = model, names, paths
-        self._before: dict[str, tuple[Tensor, dict[str, nn.Module]]] = {}
-        self._after: dict[str, tuple[Tensor, int]] = {}
-
-    def remember(self, path: str, layer: Any) -> None:
-        """Keep the layer's weight, and the pieces that it has in their order."""
-        self._before[path] = (layer.weight.detach().clone(), dict(layer.adapters.items()))
-
-    def merged(self, path: str, layer: Any) -> None:
-        self._after[path] = (layer.weight, layer.weight._version)
-
-    def undo(self) -> None:
-        """The weights of before return, bit for bit, and the adapters beside them.
-
-        Raises:
-            RuntimeError: done already, or a weight was changed since.
-        """
-        if not self._before:
-            raise RuntimeError("this merge was undone before.")
-        for path, (weight, version) in self._after.items():
-            now: Any = self.model.get_submodule(path)
-            before = self._before[path][0]
-            same = now.weight is weight and weight._version == version
-            if not same or weight.dtype != before.dtype or weight.device != before.device:
-                raise RuntimeError(f"{path}.weight was changed after the merge; undoing it would lose the change.")
-            if any(name in getattr(now, "adapters", ()) for name in self.names):
-                raise RuntimeError(f"{path} has an adapter of the same name by now: delete it first.")
-        for path, (before, pieces) in self._before.items():
-            layer: Any = self.model.get_submodule(path)
-            with torch.no_grad():
-                layer.weight.copy_(before)
-            later = {name: detach(layer, name) for name in list(getattr(layer, "adapters", ()))}
-            for name, piece in {**pieces, **later}.items():
-                if name in self.names or name in later:
-                    attach(layer, name, piece)
-        self._before = {}
-        guard(self.model)
-
-    def __enter__(self) -> Merged:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.undo()
-
-    def __repr__(self) -> str:
-        undone = "" if self._before else ", undone"
-        return f"Merged({', '.join(self.names)} into {len(self.paths)} layers{undone})"
-
-
-def merge(model: nn.Module, names: str | Iterable[str] | None = None) -> Merged:
-    """Put LoRA into the weights, `W + alpha / r * B A`, and take the pieces away: the same function, a plain model.
-
-    The sum is computed in float64 and rounded once to the dtype of the weight, so the results agree with those of the
-    separate form up to rounding. The weights of before are kept in what is returned, until it is forgotten.
-
-    Args:
-        names: one adapter or several, active or not; None = all active ones.
-
-    Raises:
-        ValueError: no adapter is active or named; one of them is a bottleneck, which is no matrix; a layer shares its
-            weight with another place, which would be changed as well. RuntimeError: a layer was pruned or resized since
-            the adapter was added. Nothing is merged then.
-    """
-    active = [info.name for info in list_adapters(model) if info.active]
-    chosen = list(dict.fromkeys(active if names is None else as_names(names)))
-    if not chosen:
-        raise ValueError("no adapter is active, and none is named: there is nothing to merge.")
-    places: dict[str, list[LoraPiece]] = {}
-    for name in chosen:
-        for path, piece in pieces_named(model, name).items():
-            if not isinstance(piece, LoraPiece):
-                raise ValueError(f"{name!r} is a bottleneck, which no matrix can hold: only LoRA can be merged.")
-            places.setdefault(path, []).append(piece)
-    for path, pieces in places.items():
-        check_own_weight(model, path)
-        for piece in pieces:
-            piece.check_sizes(*layout(model.get_submodule(path), path)[:2])
-    result = Merged(model, chosen, list(places))
-    for path, pieces in places.items():
-        layer: Any = model.get_submodule(path)
-        result.remember(path, layer)
-        with torch.no_grad():
-            delta = torch.stack([piece.delta() for piece in pieces]).sum(dim=0)
-            layer.weight.copy_(layer.weight.double() + delta)
-        result.merged(path, layer)
-        for name in chosen:
-            if name in getattr(layer, "adapters", ()):
-                detach(layer, name)
-    guard(model)
-    return result
-
-
-def check_own_weight(model: nn.Module, path: str) -> None:
-    """The layer's weight is a parameter of its own.
-
-    Raises:
-        ValueError: it stands in a second place too, or is computed from other parameters.
-    """
-    weight: Any = dict(model.get_submodule(path).named_parameters(recurse=False)).get("weight")
-    if weight is None:
-        raise ValueError(f"{path}.weight is no parameter (a parametrization?), so nothing can be merged into it.")
-    others = [
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if parameter is weight and name != f"{path}.weight"
-    ]
-    if others:
-        raise ValueError(
-            f"{path}.weight is the same parameter as {', '.join(others)}, which a merge would change too: keep the "
-            "adapter beside the weights, or cut the tie first."
-        )

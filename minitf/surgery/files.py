@@ -93,7 +93,8 @@ def load_adapter(
 ) -> AdapterInfo:
     """Give the model an adapter from a file; it is the active one then, and the only one.
 
-    Its parameters require gradients, as those of any fresh module; what else is frozen stays so. Modules that were trained along (a head) are overwritten with those of the file.
+    Its parameters require gradients, as those of any fresh module; what else is frozen stays so. Modules that were
+    trained along (a head) are overwritten with those of the file.
 
     Args:
         path: a folder with `adapter.safetensors`, or the file.
