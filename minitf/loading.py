@@ -26,10 +26,11 @@ from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import nearest_name
 from weights_tools.files import PREFERENCE, Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
-from weights_tools.mapping import Plan, Source, plan
+from weights_tools.mapping import CHOSEN, Plan, Source, plan
 from weights_tools.memory_file import MemoryFile
 from weights_tools.report import LoadReport, fold
 from weights_tools.sentence_folder import followed, model_folder
+from weights_tools.tables import recognise
 from weights_tools.tables_gpt import layout_hint
 from weights_tools.transaction import undisturbed
 
@@ -328,7 +329,8 @@ def judge(
     """
     name = type(model).__name__
     if matched.fits == 0:
-        raise LoadError(f"no tensor of this file fits {name}: it is a checkpoint of something else.", report)
+        hint = dialect_hint(checkpoint, matched) or ": it is a checkpoint of something else."
+        raise LoadError(f"no tensor of this file fits {name}{hint}", report)
     integers = [
         target
         for target, source in matched.sources.items()
@@ -349,7 +351,8 @@ def judge(
     if missing_trunk:
         lines.append(f"{len(missing_trunk)} weights are missing in the file: {'; '.join(fold(missing_trunk))}")
     if lines and strict is not False:
-        raise LoadError(f"{name} cannot be loaded: " + ". ".join(lines) + layer_hint(model, config, matched), report)
+        hint = dialect_hint(checkpoint, matched) or layer_hint(model, config, matched)
+        raise LoadError(f"{name} cannot be loaded: " + ". ".join(lines) + hint, report)
     fresh = [*matched.missing, *(target for target, _, _ in matched.misshapen)]
     if fresh and strict is True:
         raise LoadError(f"strict=True, but the file does not hold {', '.join(fold(fresh))}.", report)
@@ -364,6 +367,14 @@ def judge(
         logger.warning(
             "%s: %s newly initialised: train before use.", name, ", ".join(fresh if len(fresh) < 9 else fold(fresh))
         )
+
+
+def dialect_hint(checkpoint: Checkpoint, matched: Plan) -> str:
+    """What the names say where the caller said something else; "" where he did not."""
+    table, reason = recognise(checkpoint)
+    if matched.reason != CHOSEN or table.name == matched.dialect:
+        return ""
+    return f". By its names the file is of the dialect {table.name!r} ({reason}), not {matched.dialect!r} as asked."
 
 
 def refuse_heads(config: PretrainedConfig, matched: Plan, report: LoadReport) -> None:

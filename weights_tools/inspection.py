@@ -156,7 +156,7 @@ def _look_at_names(checkpoint: Checkpoint, result: Inspection) -> None:
     for name in checkpoint:
         if why := dialect.drops(name):
             buffers.setdefault(why, []).append(name)
-        beginning = re.split(r"[./]", name, maxsplit=1)[0]
+        beginning = re.split(r"[./]", dialect.unwrapped(name), maxsplit=1)[0]
         if beginning not in KNOWN_BEGINNINGS and not dialect.knows(name):
             strange[beginning] += 1
     if result.dialect != tables.DIALECTS[-1].name:

@@ -204,10 +204,11 @@ def _renamed(pairs: Sequence[tuple[str, str]]) -> list[str]:
             continue
         families: dict[str, list[tuple[str, str]]] = {}
         for pair in group:
-            families.setdefault(re.sub(r"\d+", "#", " -> ".join(pair)), []).append(pair)
-        for family in families.values():
-            line = _rename(family)
-            lines += [line] if line is not None else [" -> ".join(pair) for pair in family]
+            family = " -> ".join(re.sub(r"\d+(?=[./])", "#", name, count=1) for name in pair)  # without the layer
+            families.setdefault(family, []).append(pair)
+        for alike in families.values():
+            line = _rename(alike)
+            lines += [line] if line is not None else [" -> ".join(pair) for pair in alike]
     return lines
 
 

@@ -95,7 +95,8 @@ def is_linear(name: str) -> bool:
 def nano(tensors: Tensors) -> Tensors:
     """As nanoGPT, minGPT and build-nanogpt store them: nn.Linear, and the scoring matrix under its own name too."""
     result = {name: tensor.T.contiguous() if is_linear(name) else tensor for name, tensor in tensors.items()}
-    return {**result, "lm_head.weight": tensors.get("lm_head.weight", tensors["transformer.wte.weight"])}
+    head = tensors.get("lm_head.weight", tensors.get("transformer.wte.weight"))
+    return result if head is None else {**result, "lm_head.weight": head}
 
 
 def gamma(tensors: Tensors) -> Tensors:
