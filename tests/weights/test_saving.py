@@ -7,18 +7,28 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from tests.weights.forge import tensors
 from weights_tools.atomic import write_atomically
-from weights_tools.files import open_checkpoint, parse_size, save_checkpoint
+from weights_tools.files import WeightsError, open_checkpoint, parse_size, save_checkpoint
+from weights_tools.safetensors_file import DTYPES
+from weights_tools.saving import Pending, write_safetensors
 
 SINGLE, SHARDS = 10**9, 100  # max_shard_size: everything in one file; three shards
 KILLED = 9
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes die here, the machine does not: without flushing the tests are several times faster."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:
@@ -193,7 +203,7 @@ def test_one_save_over_another(tmp_path: Path, state: str, save: str) -> None:
 def steps_of(action: Callable[[], object], kill_at: int) -> bool:
     """Run `action` in a child that dies without any clean-up before its step number `kill_at`; True if it died.
 
-    Steps are what changes the disk: opening for writing, renaming, removing, flushing.
+    Steps are what changes the disk: opening for writing, renaming, linking, removing, flushing.
     """
     child = os.fork()
     if child:
@@ -211,7 +221,7 @@ def steps_of(action: Callable[[], object], kill_at: int) -> bool:
 
     def watch(event: str, arguments: tuple) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in ("os.rename", "os.remove") or writes:
+        if event in ("os.rename", "os.remove", "os.symlink", "os.link", "os.mkdir", "os.rmdir") or writes:
             step()
 
     def fsync(descriptor: int) -> None:
@@ -228,10 +238,8 @@ def steps_of(action: Callable[[], object], kill_at: int) -> bool:
 
 @pytest.mark.parametrize("save", list(SAVES))
 @pytest.mark.parametrize("state", list(STATES))
-def test_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, save: str) -> None:
+def test_killed_at_every_step(tmp_path: Path, state: str, save: str) -> None:
     limit, format = SAVES[save]
-    # The process dies here, the machine does not: without waiting for the disk the test is several times faster.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     outcomes = []
     for kill_at in range(1, 100):
         folder = tmp_path / str(kill_at)
@@ -364,6 +372,114 @@ def test_index_cannot_make_a_save_remove_other_files(tmp_path: Path) -> None:
     save_checkpoint(folder, tensors())
     assert precious.exists()
     assert names(folder) == {"notes.txt", "model.safetensors"}
+
+
+# --------------------------------------------------------------------------------------------------------- the writers
+
+
+def of_every_dtype() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(6, 5, generator=generator) * 100
+    made = {f"layer.{name}": values.to(dtype) for name, dtype in DTYPES.items()}
+    made |= {'strange "name"\n\u2028é': values.t(), "scalar": torch.tensor(3.0), "empty": torch.zeros(2, 0)}
+    return {**made, "row": values[2], "conjugate": torch.randn(3, dtype=torch.complex64).conj()}
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"note": "é"}])
+def test_the_bytes_are_those_of_the_safetensors_library(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    state = of_every_dtype()
+    plain = {name: tensor.resolve_conj().contiguous().clone() for name, tensor in state.items()}
+    safetensors.torch.save_file(plain, tmp_path / "library", metadata=metadata)
+    with (tmp_path / "ours").open("wb") as file:
+        write_safetensors(file, state, metadata)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "library").read_bytes()
+
+
+def pending(tensor: torch.Tensor, dtype: torch.dtype, alive: list[int], most: list[int]) -> Pending:
+    """A tensor that counts how many of its kind are alive at once."""
+
+    def read() -> torch.Tensor:
+        made = tensor.clone()
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        weakref.finalize(made, lambda: alive.__setitem__(0, alive[0] - 1))
+        return made
+
+    return Pending(tuple(tensor.shape), dtype, read)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "pytorch"])
+@pytest.mark.parametrize("limit", [SINGLE, SHARDS])
+def test_pending_tensors_are_read_one_at_a_time(tmp_path: Path, format: str, limit: int) -> None:
+    state = {**tensors(), "turned": torch.randn(3, 5).t(), "scalar": torch.tensor(2.0), "empty": torch.zeros(0, 3)}
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        alive, most = [0], [0]
+        waiting = {name: pending(tensor, dtype, alive, most) for name, tensor in state.items()}
+        save_checkpoint(tmp_path, waiting, format=format, max_shard_size=limit)
+        assert same(load(tmp_path), {name: tensor.to(dtype) for name, tensor in state.items()})
+        assert most == [1]
+        assert alive == [0]
+
+
+def test_blocks_smaller_than_the_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weights_tools.saving.BLOCK", 64)
+    state = {"turned": torch.randn(7, 50).t(), "flat": torch.randn(1000), "deep": torch.randn(3, 4, 5, 6)}
+    for format in ("safetensors", "pytorch"):
+        save_checkpoint(
+            tmp_path,
+            {n: Pending(tuple(t.shape), torch.float16, lambda t=t: t) for n, t in state.items()},
+            format=format,
+        )
+        assert same(load(tmp_path), {name: tensor.half() for name, tensor in state.items()})
+
+
+@pytest.mark.parametrize("format", ["safetensors", "pytorch"])
+def test_a_pending_tensor_of_another_shape(tmp_path: Path, format: str) -> None:
+    save_checkpoint(tmp_path, tensors(1), format=format)
+    wrong = {"a": torch.ones(3), "b": Pending((2, 3), torch.float32, lambda: torch.ones(3, 2))}
+    with pytest.raises(ValueError, match=r"b has the shape \[3, 2\], announced was \[2, 3\]"):
+        save_checkpoint(tmp_path, wrong, format=format)
+    assert same(load(tmp_path), tensors(1))
+    assert len(names(tmp_path)) == 1
+
+
+def test_files_beside_the_weights_change_with_them(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tensors(1), files={"config.json": b"1", "old.json": b"1"})
+
+    def sizes(places: Mapping[str, Path]) -> bytes:
+        return json.dumps({name: place.stat().st_size for name, place in places.items()}).encode()
+
+    changed = {"config.json": b"2", "old.json": None, "never.json": None, "sizes.json": sizes}
+    files = save_checkpoint(tmp_path, tensors(2), max_shard_size=SHARDS, files=changed)
+    assert (tmp_path / "config.json").read_bytes() == b"2"
+    assert names(tmp_path) == {"config.json", "sizes.json", *(file.name for file in files)}
+    assert json.loads((tmp_path / "sizes.json").read_bytes()) == {file.name: file.stat().st_size for file in files}
+
+    def fail(places: Mapping[str, Path]) -> bytes:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        save_checkpoint(tmp_path, tensors(3), files={"config.json": b"3", "sizes.json": fail})
+    assert (tmp_path / "config.json").read_bytes() == b"2"
+    assert same(load(tmp_path), tensors(2))
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".save-1234"])
+def test_names_that_a_transaction_refuses(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="expected the plain name of a file"):
+        save_checkpoint(tmp_path, tensors(), files={name: b""})
+    assert names(tmp_path) == set()
+
+
+def test_links_of_an_interrupted_save_cannot_lead_elsewhere(tmp_path: Path) -> None:
+    """A folder from a stranger may hold what looks like an interrupted save."""
+    save_checkpoint(tmp_path / "secret", tensors(1))
+    folder = tmp_path / "folder"
+    (folder / ".save-00" / "old").mkdir(parents=True)
+    (folder / ".save-00" / "current").symlink_to(tmp_path / "secret")
+    (folder / "model.safetensors").symlink_to(".save-00/current/model.safetensors")
+    with pytest.raises(WeightsError, match="this link leads out of the folder"):
+        load(folder)
 
 
 class TestWriteAtomically:
