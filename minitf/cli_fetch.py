@@ -75,9 +75,11 @@ def fetch(arguments: argparse.Namespace) -> None:
     cache = cache_folder(arguments.cache_dir)
     if arguments.local_dir == "":
         raise UsageError("--local-dir is empty; expected the name of a folder")
-    local_dir = Path(arguments.local_dir).expanduser() if arguments.local_dir is not None else None
+    local_dir = Path(arguments.local_dir).expanduser().absolute() if arguments.local_dir is not None else None
     if local_dir is not None and local_dir.exists() and not local_dir.is_dir():
-        raise NotADirectoryError(f"--local-dir {local_dir} is a file; expected a folder, or a name that is free")
+        raise NotADirectoryError(
+            f"--local-dir {arguments.local_dir} is a file; expected a folder, or a name that is free"
+        )
     folder, asked = obtain(request, cache, local_dir=local_dir, update=arguments.update)
     report(request, folder, asked, arguments)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weights_tools.hub_cache import cache_folder, check_subfolder, find_cached, inside, is_set, place_for
-from weights_tools.hub_download import Request, download, endpoint_of, list_files, reason
+from weights_tools.hub_download import Request, download, endpoint_of, list_files, reason, token_of
 from weights_tools.hub_files import Want, entries, plain_names
 from weights_tools.regular import shown
 from weights_tools.sentence_folder import model_folder
@@ -67,7 +67,7 @@ def resolve(
             path (it starts with ".", "/" or "~", has more than one separator or the suffix of a file, or its parent
             folder exists) is never asked for on the network. Also for an empty text.
         TypeError: `name_or_path` is no text and no path.
-        ValueError: a revision, subfolder, variant or endpoint that cannot be one.
+        ValueError: a revision, subfolder, variant, endpoint or token that cannot be one.
     """
     text = _checked_name(name_or_path)
     subfolder = check_subfolder(subfolder)
@@ -92,7 +92,7 @@ def make_request(
 
     Raises:
         FileNotFoundError: `name` cannot be a model's.
-        ValueError: a revision, subfolder, variant or endpoint that cannot be one.
+        ValueError: a revision, subfolder, variant, endpoint or token that cannot be one.
         TypeError: a token that is neither a text nor True, False or None.
     """
     if not REPOSITORY.fullmatch(name) or ".." in name:
@@ -104,8 +104,12 @@ def make_request(
         raise ValueError(f"revision is {revision!r}; expected a branch, a tag, 'refs/pr/1' or a full hash")
     if token is not None and not isinstance(token, str | bool):
         raise TypeError(f"token is a {type(token).__name__}; expected a text, True, False or None")
+    if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):  # which the message must not show
+        raise ValueError(
+            f"token is a text of {len(token)} characters with blanks, breaks or none at all; expected a token"
+        )
     entries(want.variant)
-    return Request(name, revision, check_subfolder(subfolder), endpoint_of(endpoint), token, want)
+    return Request(name, revision, check_subfolder(subfolder), endpoint_of(endpoint), token_of(token), want)
 
 
 def obtain(

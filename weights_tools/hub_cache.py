@@ -22,13 +22,13 @@ def is_set(variable: str) -> bool:
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     """`cache_dir`, else HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.path.expandvars(os.environ[variable])).expanduser()
-    if os.environ.get("HF_HOME"):
-        return Path(os.path.expandvars(os.environ["HF_HOME"])).expanduser() / "hub"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface" / "hub"
+        return Path(cache_dir).expanduser().absolute()
+    # https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    places = (("HF_HUB_CACHE", "."), ("HUGGINGFACE_HUB_CACHE", "."), ("HF_HOME", "hub"))
+    for variable, inside_it in (*places, ("XDG_CACHE_HOME", "huggingface/hub")):
+        if value := os.environ.get(variable):
+            return Path(os.path.expandvars(value)).expanduser().absolute() / inside_it
+    return Path.home() / ".cache" / "huggingface" / "hub"
 
 
 def home_of(cache: Path, name: str) -> Path:

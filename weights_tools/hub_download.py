@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from weights_tools.hub_cache import is_set
 from weights_tools.hub_files import Want, plain_names
 
 HUB = "https://huggingface.co"
@@ -65,6 +66,18 @@ def endpoint_of(endpoint: str | None) -> str:
     if not isinstance(address, str) or not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", address):
         raise ValueError(f"{source} is {address!r}; expected an address that begins with https://, such as '{HUB}'")
     return address.rstrip("/")
+
+
+def token_of(token: str | bool | None) -> str | bool | None:
+    """`token`, but for one that the library would look for in the folder that HF_HOME named when it was imported."""
+    if isinstance(token, str) or token is False or (token is None and is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
+        return token
+    if os.environ.get("HF_TOKEN"):
+        return token  # this it reads at every call
+    home = os.environ.get("HF_HOME")
+    place = os.environ.get("HF_TOKEN_PATH") or (f"{home}/token" if home else "")
+    stored = Path(os.path.expandvars(place)).expanduser()
+    return (stored.read_text(encoding="utf-8").strip() if place and stored.is_file() else "") or token
 
 
 def list_files(request: Request) -> Listing:

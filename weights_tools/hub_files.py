@@ -158,20 +158,19 @@ class Want:
         then = [name for name in VOCABULARIES if name in names]
         entry = next((name for name in entries(self.variant) if name in names), None)
         if entry is None:
-            return first, then + _only(other_weights(names), names)
+            entry = _only(other_weights(names))
+            # The index of a TensorFlow checkpoint is nothing without its data.
+            stem = entry.removesuffix(".index")
+            first += [name for name in sorted(names) if name.startswith(f"{stem}.data-")]
+            return first, [*then, entry]
         if is_index(entry):
             return [*first, entry], then + shards_named(entry, self.variant, names)
         return first, [*then, entry]
 
 
-def _only(weights: list[str], names: Collection[str]) -> list[str]:
+def _only(weights: list[str]) -> str:
     if len(weights) > 1:
         raise FileNotFoundError(
-            f"the repository has none of {', '.join(ENTRIES)}, and several files could be the weights: "
-            f"{', '.join(weights[:12])}"
+            f"there is none of {', '.join(ENTRIES)}, and several files could be the weights: {', '.join(weights[:12])}"
         )
-    name = weights[0]
-    stem = name.removesuffix(".index")
-    # The index of a TensorFlow checkpoint is nothing without its data.
-    data = [other for other in sorted(names) if other.startswith(f"{stem}.data-")] if stem != name else []
-    return [name, *data]
+    return weights[0]

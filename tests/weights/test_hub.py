@@ -400,6 +400,18 @@ def test_endpoint_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         resolve("org/name", cache_dir=tmp_path, **keywords)
 
 
+@pytest.mark.parametrize("token", ["", "secret\n", "se cret", "sécret"])
+def test_token_that_cannot_be_sent(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ValueError, match=r"token is a text of \d characters with .*; expected a token") as caught:
+        resolve("org/name", cache_dir=tmp_path, token=token)
+    assert "cret" not in str(caught.value)
+
+
+def test_relative_cache_gives_an_absolute_folder(tmp_path: Path) -> None:
+    snapshot = make_cache(Path("cache"))
+    assert resolve("org/name", cache_dir="cache") == snapshot.absolute()
+
+
 @pytest.mark.parametrize("token", [3, b"x", ["x"]])
 def test_token_that_is_none(tmp_path: Path, token: object) -> None:
     with pytest.raises(TypeError, match=r"token is a .*; expected a text, True, False or None"):

@@ -238,6 +238,23 @@ class TestTokens:
         resolve("org/name", cache_dir=tmp_path / "third", token=True)
         assert hub.tokens == {"secret"}
 
+    @pytest.mark.parametrize("variable", ["HF_HOME", "HF_TOKEN_PATH"])
+    def test_stored(self, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home" / "token").write_text("stored\n")
+        monkeypatch.setenv(variable, str(tmp_path / "home" / ("token" if variable == "HF_TOKEN_PATH" else "")))
+        resolve("org/name")
+        assert hub.tokens == {"stored"}
+        resolve("org/name", cache_dir=tmp_path / "second", token=False)
+        assert hub.tokens == {"stored", None}
+        hub.tokens.clear()
+        monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+        resolve("org/name", cache_dir=tmp_path / "third")
+        assert hub.tokens == {None}
+        resolve("org/name", cache_dir=tmp_path / "fourth", token=True)
+        assert hub.tokens == {None, "stored"}
+
     def test_false_sends_none(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_TOKEN", "secret")
         resolve("org/name", token=False)
