@@ -1,4 +1,4 @@
-"""Names of what can be captured or patched, and the patterns that choose among them.
+"""Names of what can be captured or patched; patterns choose among them as in `minitf.patterns`.
 
     <module path>.input      the first tensor among the arguments of the module's forward, positional ones first
     <module path>.output     its result: the tensor, or the first tensor of a tuple, list, dictionary or output object
@@ -27,15 +27,14 @@ Aliases, for a model with one stack of layers in the layout of BERT (`layer`) or
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-__all__ = ["ALL", "INSIDE", "Choice", "Names", "expand", "names"]
+from minitf.patterns import expand, matches
+
+__all__ = ["ALL", "INSIDE", "Choice", "Names", "key_error", "names"]
 
 ALL = "all"
 """In place of names: everything that a call computes, without the aliases."""
@@ -132,30 +131,29 @@ class Names:
         """The names that `wanted` asks for.
 
         Args:
-            wanted: "all", a name or pattern, or several. In a pattern `*` is any text, `?` one character, `{0,5}` and
-                `{0..5}` each of these numbers (or texts).
+            wanted: "all", a name or a pattern of `minitf.patterns` (`layer.*.resid_post`, `**.probs`,
+                `layer.{0,5}.resid_pre`, `layer.{0..5}.resid_pre`), or several.
 
         Raises:
-            KeyError: a name that the model does not have (with the nearest that it has), or a pattern that finds
-                nothing; each element of a set must find something.
-            TypeError, ValueError: not a name, or no name at all.
+            ValueError: a name that the model does not have, with the nearest that it has; a pattern that finds nothing,
+                or an element of a set that does; no name at all.
+            TypeError: not a name.
         """
         patterns = [wanted] if isinstance(wanted, str) else list(wanted)
         if not patterns:
             raise ValueError("no name is given; expected names, patterns, or 'all'.")
         chosen: dict[tuple[str, str], Choice] = {}
-        everything = [*self.names, *self.aliases]
+        known = dict.fromkeys([*self.names, *self.aliases])
         for given in patterns:
             if not isinstance(given, str):
                 raise TypeError(f"{given!r} is a {type(given).__name__}; expected a name or a pattern.")
             if given == ALL:
                 chosen.update({(name, ALL): Choice(name, name, ALL) for name in self.names})
                 continue
+            if given not in known:
+                matches(given, known)  # its error says which element of a set finds nothing
             for pattern in expand(given):
-                found = [pattern] if not set("*?[") & set(pattern) else _matching(pattern, everything)
-                if not found or (found == [pattern] and pattern not in self.aliases and pattern not in set(self.names)):
-                    raise KeyError(_unknown(pattern, given, everything))
-                for shown in found:
+                for shown in [pattern] if pattern in known else matches(pattern, known):
                     chosen[shown, pattern] = Choice(shown, self.aliases.get(shown, shown), pattern)
         return list(chosen.values())
 
@@ -170,41 +168,6 @@ class _Quoted(str):
 def key_error(message: str) -> KeyError:
     """A KeyError whose text reads as it is written."""
     return KeyError(_Quoted(message))
-
-
-def _unknown(pattern: str, given: str, known: Sequence[str]) -> str:
-    part = f" (from {given!r})" if given != pattern else ""
-    if set("*?[") & set(pattern):
-        return _Quoted(f"the pattern {pattern!r}{part} finds no name; `minitf.tracing.names(model)` lists them.")
-    near = get_close_matches(pattern, known, n=3)
-    hint = f"; near names are {', '.join(near)}" if near else "; `minitf.tracing.names(model)` lists them"
-    return _Quoted(f"the model has no {pattern!r}{part}{hint}.")
-
-
-def _matching(pattern: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if fnmatchcase(name, pattern)]
-
-
-def expand(pattern: str) -> list[str]:
-    """`"a.{0,2..4}.b"` -> `["a.0.b", "a.2.b", "a.3.b", "a.4.b"]`; a pattern without sets is returned alone.
-
-    Raises:
-        ValueError: a set that is empty, not closed, or counts backwards.
-    """
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise ValueError(f"{pattern!r} has a brace without its partner; a set is written {{0,5}} or {{0..5}}.")
-        return [pattern]
-    elements: list[str] = []
-    for element in match[1].split(","):
-        bounds = re.fullmatch(r"(\d+)\.\.(\d+)", element.strip())
-        values = [str(n) for n in range(int(bounds[1]), int(bounds[2]) + 1)] if bounds else [element.strip()]
-        if not values or not values[0]:
-            raise ValueError(f"{match[0]!r} in {pattern!r} is not a set; expected {{0,5}} or {{0..5}}.")
-        elements += values
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [whole for element in elements for whole in expand(before + element + after)]
 
 
 def attention_paths(modules: dict[str, nn.Module]) -> list[str]:
@@ -225,7 +188,7 @@ def names(model: nn.Module, pattern: str | Iterable[str] = ALL, *, aliases: bool
         aliases: with "all", list the aliases as well, at the end.
 
     Raises:
-        KeyError: `pattern` finds nothing.
+        ValueError: `pattern` finds nothing.
     """
     known = Names.of(model)
     found = [choice.shown for choice in known.choose(pattern)]

@@ -32,16 +32,16 @@ class patch(Context):  # a context manager, used like a function
     are off; patched elsewhere, the kernel is used.
 
     Raises:
-        KeyError: unknown names. TypeError: a model that hooks do not reach; a replacement that is neither.
-        ValueError: during the call, a replacement of another shape, dtype or device.
-        RuntimeError: at the end, a patch that replaced nothing.
+        ValueError: unknown names; during the call, a replacement of another shape, dtype or device.
+        TypeError: a model that hooks do not reach; a replacement that is neither tensor nor function.
+        RuntimeError: at the end, a patch that replaced nothing; during the call, see `capture`.
     """
 
     def __init__(self, model: nn.Module, patches: Mapping[str, Replacement]) -> None:
         if not isinstance(patches, Mapping):
             raise TypeError(f"patches is a {type(patches).__name__}; expected {{name: tensor or function}}.")
         if ALL in patches:
-            raise KeyError("patch replaces what is named; for everything of a kind use a pattern, '*.context'.")
+            raise ValueError("patch replaces what is named; for everything of a kind use a pattern, '**.context'.")
         super().__init__(model, patches)
         self._sites: dict[str, list[Choice]] = {}
         self._replacements: dict[Choice, Replacement] = {}

@@ -274,7 +274,7 @@ def logit_attribution(
         raise ValueError(f"by = {by!r}; expected 'head' or 'layer'.")
     if model.training:
         raise ValueError("the model is in training mode, where dropout makes another sum: call model.eval() first.")
-    wanted = ["embeddings", "*.attn.context", "*.attn.output", "*.mlp.output", "transformer.ln_f.input"]
+    wanted = ["embeddings", "**.attn.context", "**.attn.output", "**.mlp.output", "transformer.ln_f.input"]
     crossed = [name for name in Names.of(model).names if name.endswith(".crossattention.output")]
     ln_f, lm_head = modules["transformer.ln_f"], modules["lm_head"]
     with torch.no_grad():

@@ -47,7 +47,10 @@ class Values(Mapping[str, Tensor]):
             if shown + mark + number in self._tensors:
                 return self._tensors[shown + mark + number]
         if full not in self._shown:
-            self._names.choose([base])  # a name that the model does not have is an error of its own
+            try:
+                self._names.choose([base])
+            except ValueError as error:  # the model has no such name
+                raise key_error(str(error)) from None
             raise key_error(f"{name!r} was not asked for; capture was given other names.")
         raise key_error(f"{name!r} {self._missing}")
 
@@ -146,7 +149,7 @@ class capture(Context):  # a context manager, used like a function
     With "all" the memory that the copies of one call take is logged first, as a warning, once.
 
     Raises:
-        KeyError: unknown names. TypeError: a model that hooks do not reach.
+        ValueError: unknown names. TypeError: a model that hooks do not reach.
         RuntimeError: during the call, gradients under `no_grad`, gradient checkpointing, a graph being recorded.
     """
 

@@ -104,7 +104,7 @@ def outline(model: nn.Module, pattern: str | Iterable[str] = ALL) -> dict[str, O
         pattern: which names, as in `capture`.
 
     Raises:
-        KeyError: `pattern` finds nothing. TypeError: the model does not take `input_ids`.
+        ValueError: `pattern` finds nothing. TypeError: the model does not take `input_ids`.
     """
     return outline_of_call(model, pattern, ("encoder_hidden_states",))
 
@@ -181,7 +181,7 @@ def memory_cost(
     A feed-forward network in chunks (`chunk_size_feed_forward`) is counted for a call of two tokens.
 
     Raises:
-        KeyError: `pattern` finds nothing. TypeError: neither ids nor embeddings are among the inputs.
+        ValueError: `pattern` finds nothing. TypeError: neither ids nor embeddings are among the inputs.
     """
     given: dict[str, Any] = {"input_ids": inputs} if isinstance(inputs, Tensor) else dict(inputs)
     ids, embeds, encoder = (given.get(key) for key in ("input_ids", "inputs_embeds", "encoder_hidden_states"))

@@ -107,7 +107,7 @@ def test_copies_are_detached_and_stay_when_the_model_changes() -> None:
 
 def test_only_what_was_asked_for_is_kept_in_the_order_of_execution() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
-    _, step = captured(net, batch, ["*.ln_f.output", "layer.{0..1}.resid_post", "transformer.h.1.attn.probs"])
+    _, step = captured(net, batch, ["**.ln_f.output", "layer.{0..1}.resid_post", "transformer.h.1.attn.probs"])
     assert list(step) == [
         "layer.0.resid_post",
         "transformer.h.1.attn.probs",
@@ -126,7 +126,7 @@ def test_only_what_was_asked_for_is_kept_in_the_order_of_execution() -> None:
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 def test_relative_positions_are_in_the_scores(kind: str, attention: str) -> None:
     net, batch = model("bert", attention, position_embedding_type=kind), inputs("bert")
-    _, step = captured(net, batch, "*.attention.self.*")
+    _, step = captured(net, batch, "**.attention.self.*")
     path = attention_path("bert", 0)
     layer = net.bert.encoder.layer[0].attention.self
     bias = layer.relative_scores(step[f"{path}.query"], step[f"{path}.key"])
@@ -142,7 +142,7 @@ def test_pruned_heads(family: str, attention: str) -> None:
     net, batch = model(family, attention), inputs(family)
     net.prune_heads({0: [1, 3]})
     plain = no_grad_logits(net, batch)
-    output, step = captured(net, batch, "*.{query,probs,context}")
+    output, step = captured(net, batch, "**.{query,probs,context}")
     assert torch.equal(output.logits, plain)
     assert step[f"{attention_path(family, 0)}.probs"].shape == (3, 2, 7, 7)
     assert step[f"{attention_path(family, 1)}.context"].shape == (3, 4, 7, 16)
@@ -169,7 +169,7 @@ def test_cross_attention_and_the_cache(family: str, attention: str) -> None:
     states = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(0))
     cache = KVCache()
     call = {"encoder_hidden_states": states, "past_key_values": cache, "use_cache": True}
-    with torch.no_grad(), capture(net, "*.{query,key,probs}") as record:
+    with torch.no_grad(), capture(net, "**.{query,key,probs}") as record:
         net(ids[:, :3], **call)
         last = net(ids[:, 3:], **call).logits
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_cross_attention_and_the_cache(family: str, attention: str) -> None:
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_query_that_may_attend_to_nothing_has_no_probability(attention: str) -> None:
     net, batch = model("gpt2", attention), inputs("gpt2", padding="left")
-    _, step = captured(net, batch, "*.{probs,context}")
+    _, step = captured(net, batch, "**.{probs,context}")
     path = attention_path("gpt2", 0)
     assert batch["attention_mask"][1, 0] == 0
     assert (step[f"{path}.probs"][1, :, 0] == 0).all()
@@ -203,7 +203,7 @@ def test_dropout_comes_after_the_probabilities(attention: str) -> None:
     torch.manual_seed(3)
     plain = net(**batch).logits
     torch.manual_seed(3)
-    output, step = captured(net, batch, "*.probs")
+    output, step = captured(net, batch, "**.probs")
     assert torch.equal(output.logits, plain)
     assert (step[f"{attention_path('bert', 0)}.probs"].sum(-1) - 1).abs().max() < 1e-5
 
@@ -229,7 +229,7 @@ def test_a_chunked_feed_forward_is_numbered() -> None:
 
 def test_any_module() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    _, step = captured(net, torch.ones(2, 3), "*")
+    _, step = captured(net, torch.ones(2, 3), "**")
     assert list(step) == ["0.input", "0.output", "1.input", "1.output", "2.input", "2.output"]
 
 
@@ -244,7 +244,7 @@ def test_a_generation_has_a_step_for_each_call(library: int, settings: dict[str,
     prompt = torch.tensor([[5, 6, 7]])
     settings = {**settings, "max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     plain = net.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
-    with capture(net, ["layer.1.resid_post", "*.h.0.attn.probs"]) as record:
+    with capture(net, ["layer.1.resid_post", "**.h.0.attn.probs"]) as record:
         tokens = net.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
     assert torch.equal(tokens, plain)
     assert len(record.steps) == 4
@@ -266,7 +266,7 @@ def test_nothing_recorded_is_said() -> None:
 
 def test_a_capture_can_be_used_twice_but_not_nested_in_itself() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
-    context = capture(net, "*.probs")
+    context = capture(net, "**.probs")
     with context as first:
         net(**batch)
     with context as second:
@@ -309,7 +309,7 @@ def test_gradients_add_up_and_their_absence_is_said() -> None:
     with (
         pytest.raises(RuntimeError, match="nothing has a gradient"),
         torch.no_grad(),
-        capture(net, "*.probs", gradients=True),
+        capture(net, "**.probs", gradients=True),
     ):
         net(**batch)
     assert hooks(net) == 0
@@ -344,7 +344,7 @@ def test_an_exception_leaves_neither_hooks_nor_modes(attention: str, kind: type[
 
 def test_a_call_that_failed_does_not_hide_the_next() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
-    with capture(net, "*.probs") as record:
+    with capture(net, "**.probs") as record:
         with pytest.raises(ValueError, match="vocab_size"):
             net(torch.tensor([[99]]))
         net(**batch)
@@ -353,12 +353,12 @@ def test_a_call_that_failed_does_not_hide_the_next() -> None:
 
 def test_names_that_are_not_there() -> None:
     net = model("gpt2")
-    with pytest.raises(KeyError, match=r"the model has no 'transformer.h.2.attn.probs'; near names are transformer.h"):
+    with pytest.raises(ValueError, match=r"'transformer.h.2.attn.probs' matches no name here; did you mean 'transfor"):
         capture(net, "transformer.h.2.attn.probs")
-    with pytest.raises(KeyError, match=r"no 'layer.2.resid_pre' \(from 'layer.\{0..2\}.resid_pre'\); near names are l"):
+    with pytest.raises(ValueError, match=r"'layer.2.resid_pre' \(of 'layer.\{0..2\}.resid_pre'\) matches no name here"):
         capture(net, "layer.{0..2}.resid_pre")
-    with pytest.raises(KeyError, match=r"the pattern '\*\.self\.\*' finds no name"):
-        capture(net, ["lm_head.output", "*.self.*"])
+    with pytest.raises(ValueError, match=r"'\*\*\.self\.\*' matches no name here"):
+        capture(net, ["lm_head.output", "**.self.*"])
     with pytest.raises(ValueError, match="no name is given"):
         capture(net, [])
     with pytest.raises(TypeError, match="3 is a int; expected a name"):
@@ -368,12 +368,12 @@ def test_names_that_are_not_there() -> None:
 
 def test_names_that_were_not_asked_for_or_not_computed() -> None:
     net, batch = model("gpt2", add_cross_attention=True), inputs("gpt2")
-    _, step = captured(net, batch, ["*.crossattention.probs", "lm_head.output"])
+    _, step = captured(net, batch, ["**.crossattention.probs", "lm_head.output"])
     with pytest.raises(KeyError, match=r"'transformer.h.0.crossattention.probs' exists, but this call did not compute"):
         step["transformer.h.0.crossattention.probs"]
     with pytest.raises(KeyError, match=r"'transformer.ln_f.output' was not asked for"):
         step["transformer.ln_f.output"]
-    with pytest.raises(KeyError, match=r"the model has no 'lm_head.outputs'; near names are lm_head.output"):
+    with pytest.raises(KeyError, match=r"'lm_head.outputs' matches no name here; did you mean 'lm_head.output'"):
         step["lm_head.outputs"]
     assert "lm_head.output" in step
     assert "transformer.ln_f.output" not in step
@@ -389,16 +389,16 @@ def test_what_hooks_do_not_reach_is_refused() -> None:
     with pytest.raises(TypeError, match="the model is a dict; expected a torch"):
         capture({}, "all")  # type: ignore[arg-type]
     net.config.use_cache = False
-    with pytest.raises(RuntimeError, match="being compiled or traced"), capture(net, "*.probs"):
+    with pytest.raises(RuntimeError, match="being compiled or traced"), capture(net, "**.probs"):
         torch.jit.trace(net, batch["input_ids"], strict=False, check_trace=False)
     net.gradient_checkpointing_enable()
     net.train()
-    with pytest.raises(RuntimeError, match="gradient checkpointing is on in transformer"), capture(net, "*.probs"):
+    with pytest.raises(RuntimeError, match="gradient checkpointing is on in transformer"), capture(net, "**.probs"):
         net(**batch)
     net.eval()
-    assert len(captured(net, batch, "*.probs")[1]) == 2
+    assert len(captured(net, batch, "**.probs")[1]) == 2
     with pytest.raises(TypeError, match="inputs is a list; expected a tensor, or a mapping"):
-        captured(net, [1, 2], "*.probs")  # type: ignore[arg-type]
+        captured(net, [1, 2], "**.probs")  # type: ignore[arg-type]
 
 
 def test_a_part_that_is_compiled_in_place_is_refused() -> None:
@@ -428,7 +428,7 @@ def test_names_and_aliases() -> None:
 
 @pytest.mark.parametrize("bad", ["layer.{0,", "layer.}0{.x", "layer.{}.resid_pre", "layer.{3..1}.resid_pre"])
 def test_sets_that_are_none(bad: str) -> None:
-    with pytest.raises(ValueError, match=r"brace without its partner|is not a set"):
+    with pytest.raises(ValueError, match=r"brace without its partner|an empty alternative|counts backwards"):
         names(model("bert"), bad)
 
 
@@ -477,7 +477,7 @@ def test_the_cost_with_a_cache_and_an_encoder() -> None:
     call = {"input_ids": ids[:, :1], "past_key_values": cache, "encoder_hidden_states": states}
     with pytest.raises(TypeError, match="neither input_ids nor inputs_embeds"):
         memory_cost(net, {})
-    pattern = "*.{query,key,scores,probs,value,context}"
+    pattern = "**.{query,key,scores,probs,value,context}"
     cost = memory_cost(net, call, pattern)
     assert cache.get_seq_length() == 3
     _, step = captured(net, call, pattern)
@@ -486,7 +486,7 @@ def test_the_cost_with_a_cache_and_an_encoder() -> None:
 
 def test_the_cost_call_is_seen_by_nobody_else() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
-    with capture(net, "*.probs") as outer, capture(net, "all") as inner:
+    with capture(net, "**.probs") as outer, capture(net, "all") as inner:
         net(**batch)
     assert len(outer.steps) == len(inner.steps) == 1
     assert set(outer) < set(inner)

@@ -161,7 +161,7 @@ def test_activation_patching(family: str, library: int) -> None:
     last = activation_patching(net, clean, corrupted, metric, names="layer.1.resid_post")
     assert torch.equal(last[0, :3], torch.tensor([bad] * 3))
     assert abs(float(last[0, 3]) - good) < 1e-5
-    heads = activation_patching(net, clean, corrupted, metric, names="*.context")
+    heads = activation_patching(net, clean, corrupted, metric, names="**.context")
     assert heads.shape == (2, 4)
     if family == "gpt2":  # causal: the first position is the same in both prompts
         assert torch.equal(heads[:, 0], torch.tensor([bad] * 2))
