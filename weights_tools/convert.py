@@ -19,9 +19,9 @@ import torch
 
 from weights_tools.atomic import flush_folder, temporary_beside
 from weights_tools.calls import WrongCall
-from weights_tools.card import Provenance, card, file_fact, is_ours, provenance
+from weights_tools.card import HEADING, Provenance, card, file_fact, is_ours, provenance
 from weights_tools.common import WeightsError, listed, readable_size
-from weights_tools.files import Checkpoint, not_outside
+from weights_tools.files import Checkpoint, bundle_index, not_outside
 from weights_tools.keys import few, fold_pairs
 from weights_tools.npz_writing import NAMES, write_npz
 from weights_tools.regular import open_regular
@@ -253,8 +253,9 @@ def _described(
         if tensors[name].dtype != item.dtype:
             dtypes.setdefault((_text(item.dtype), _text(tensors[name].dtype)), []).append(name)
     folder = f"{where(checkpoint)}{os.sep}"
+    is_place = os.path.lexists(Path(source).expanduser()) or bundle_index(source) is not None
     return Conversion(
-        source=os.fspath(source) if not os.path.lexists(checkpoint.path) else checkpoint.path.resolve().name,
+        source=checkpoint.path.resolve().name if is_place else os.fspath(source),
         container=checkpoint.format,
         dialect=found.dialect,
         reason=found.reason,
@@ -327,7 +328,7 @@ def _write_folder(
     write_card: bool,
 ) -> None:
     place = target.place
-    carried = _carried(checkpoint, result)
+    carried, earlier = _beside(checkpoint, result)
     _note_configs(carried, dtype, result)
     _note_what_stays(target, carried, result)
     ours = [name for name in (README, CONVERSION) if name not in carried and _is_ours(place / name)]
@@ -338,7 +339,7 @@ def _write_folder(
     def describe(written: Mapping[str, Path]) -> bytes:
         result.source_files = [file_fact(file) for file in _source_files(checkpoint)]
         result.files = [file_fact(path, name) for name, path in written.items()]
-        return _card_text(result, carried, checkpoint).encode()
+        return _card_text(result, carried, earlier).encode()
 
     # A card of an earlier conversion speaks of weights that are gone.
     files: dict[str, bytes | Callable[[Mapping[str, Path]], bytes] | None] = {**carried, **dict.fromkeys(ours)}
@@ -370,19 +371,27 @@ def _write_npz_folder(
     return [place / NPZ]
 
 
-def _carried(checkpoint: Checkpoint, result: Conversion) -> dict[str, bytes]:
-    """The files beside the weights that belong to the model, and in the result the names of all that lies there."""
+def _beside(checkpoint: Checkpoint, result: Conversion) -> tuple[dict[str, bytes], str]:
+    """The files beside the weights that belong to the model, and what the card of an earlier conversion tells."""
     folder = where(checkpoint)
     weights = {file.name for file in _source_files(checkpoint)} | {checkpoint.path.name}
-    contents = {}
+    contents: dict[str, bytes] = {}
+    earlier = ""
     for name in _names(folder):
-        if name in CARRIED and not (folder / name).is_dir():
+        if name in (*CARRIED, CONVERSION) and not (folder / name).is_dir():
             with open_regular(not_outside(folder / name)) as file:
-                contents[name] = b"".join(iter(functools.partial(file.read, 2**20), b""))
-        elif name not in weights and name != CONVERSION and not name.startswith("."):
+                content = b"".join(iter(functools.partial(file.read, 2**20), b""))
+            text = content.decode("utf-8", errors="replace") if name in (README, CONVERSION) else ""
+            if is_ours(text):
+                earlier = text[text.index(HEADING) :]
+            elif name in CARRIED:
+                contents[name] = content
+            else:
+                result.left_behind.append(name)
+        elif name not in weights and not name.startswith("."):
             result.left_behind.append(name)
     result.carried = list(contents)
-    return contents
+    return contents, earlier
 
 
 def _note_configs(carried: Mapping[str, bytes], dtype: str | None, result: Conversion) -> None:
@@ -422,13 +431,12 @@ def _is_ours(path: Path) -> bool:
     return path.is_file() and is_ours(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def _card_text(result: Conversion, carried: Mapping[str, bytes], checkpoint: Checkpoint) -> str:
+def _card_text(result: Conversion, carried: Mapping[str, bytes], earlier: str) -> str:
+    text = provenance(result)
     if result.card == README:
         model_type = _json(carried.get("config.json", b"")).get("model_type")
-        return card(result, model_type=model_type if isinstance(model_type, str) else None)
-    earlier = where(checkpoint) / CONVERSION
-    before = earlier.read_text(encoding="utf-8", errors="replace") if _is_ours(not_outside(earlier)) else ""
-    return provenance(result) + (f"\n{before}" if before else "")
+        text = card(result, model_type=model_type if isinstance(model_type, str) else None)
+    return text + (f"\n{earlier}" if earlier else "")
 
 
 def _json(content: bytes) -> dict[str, Any]:
