@@ -122,7 +122,7 @@ def download(request: Request, listing: Listing, cache: Path, local_dir: Path | 
     """
     if listing.first and listing.then:
         _fetch(request, listing.commit, listing.first, cache, local_dir)
-    # Under the revision's own name: only now does the library write refs/, so that nobody finds a half snapshot by it.
+    # Under the revision's own name, so that the library writes refs/: what it then leads to has its settings already.
     root = _fetch(request, request.revision, listing.files, cache, local_dir)
     folder = root / request.subfolder
     names = plain_names(folder)
