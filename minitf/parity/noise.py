@@ -8,8 +8,9 @@ Two measures are taken, and both must be within their floors: the relative L2 no
 estimate of the noise, and the largest absolute difference, which a single wrong row cannot hide from.
 
 **What is compared.** Values at tokens: what a model computes at padding is not part of its result, and differs between
-correct implementations (only NaN where the reference has a number is a difference there too). Of `scores`, hidden keys count as hidden or not: whether a port adds -10000, -1e9, the smallest
-number or minus infinity is its own affair as long as the softmax makes it 0.
+correct implementations (only NaN where the reference has a number is a difference there too). Of `scores`, hidden keys
+count as hidden or not: whether a port adds -10000, -1e9, the smallest number or minus infinity is its own affair as
+long as the softmax makes it 0.
 
 Dimension letters: B batch, T query positions, S key positions, H heads.
 """
@@ -23,7 +24,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-__all__ = ["MARGIN", "Difference", "Floor", "difference", "fitted", "floor_of", "settled", "token_rows"]
+__all__ = ["MARGIN", "Difference", "Floor", "difference", "fitted", "floor_of", "ratio_of", "settled", "token_rows"]
 
 MARGIN = 16.0
 """A port may be this many times as far from float64 as the reference's own arithmetic in the same dtype."""
@@ -143,6 +144,23 @@ def difference(
         scale=float(size.abs().max()),
         count=counted,
     )
+
+
+def ratio_of(name: str, found: Tensor, expected: Tensor, floor: Floor, mask: Tensor | None = None) -> float:
+    """`floor.ratio(difference(...))` of float64 tensors of one shape, and no more than that: for a search."""
+    if name.endswith(".scores"):
+        found, expected = found.clamp(min=HIDDEN), expected.clamp(min=HIDDEN)
+    apart = (found - expected).abs()
+    rows = token_rows(name, tuple(apart.shape), mask)
+    if rows is not None:
+        zero = apart.new_zeros(())
+        apart, expected = torch.where(rows | apart.isnan(), apart, zero), torch.where(rows, expected, zero)
+    largest = float(apart.max()) if apart.numel() else 0.0
+    if not math.isfinite(largest):  # NaN on one side, or on both, where it may be the same
+        return floor.ratio(difference(name, found, expected, torch.float64, mask))
+    norm = float(expected.norm())
+    l2 = float(apart.norm()) / norm if norm else (math.inf if largest else 0.0)
+    return floor.ratio(Difference(largest, l2, 0.0, (), 0.0, 0.0, 0.0, 0))
 
 
 def last_place(value: float, dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""A comparison as text for a terminal."""
+"""A comparison, and a diagnosis, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minitf.parity.compare import Comparison, Row
+    from minitf.parity.diagnose import Diagnosis
 
-__all__ = ["HEAD", "cells", "comparison_text", "first_text", "number"]
+__all__ = ["HEAD", "cells", "comparison_text", "diagnosis_text", "first_text", "number"]
 
 HEAD = ("name", "status", "max abs", "rel. L2", "ULP", "x floor", "alone", "worst element")
 AROUND = (6, 10)  # rows that are printed before and after the first divergence of a long table
@@ -80,3 +81,44 @@ def comparison_text(found: Comparison) -> list[str]:
     if left_out:
         lines.append(f"... {left_out} more rows: to_dict() (--json) and the HTML page have them all")
     return [*lines, "", *first_text(found)]
+
+
+def diagnosis_text(found: Diagnosis, top: int = 5) -> list[str]:
+    """The verdict with its remedy, then the nearest `top` candidates."""
+    from minitf.cli_output import table
+
+    lines = [f"reference: {found.reference}", f"port:      {found.other} ({found.dtype}), {found.values} values", ""]
+    if found.verdict == "no mistake":
+        lines.append(f"no mistake: the reference reproduces every value (worst: {number(found.distance)} noise floors)")
+    elif found.verdict == "none of these":
+        lines += [
+            "none of these: no known mistake, alone or with another, gives these numbers",
+            f"  the sound reference is {number(found.distance)} noise floors away; the nearest are below",
+            "  `minitf compare` shows where the port first diverges",
+        ]
+    for number_of, one in enumerate(found.best):
+        tied = "or " if number_of else ""
+        certain = "likely " if one.mark else ""
+        lines.append(f"{tied}{certain}mistake: {' + '.join(one.names)}")
+        lines.append(f"  what:   {one.what}")
+        lines.append(f"  remedy: {one.remedy}")
+        if one.mark:
+            lines.append(f"  mark:   {one.mark} (its numbers are random, so they cannot be reproduced)")
+    if len(found.best) > 1:
+        lines.append("these compute the same on this input")
+    if found.ratio is not None:
+        best = found.best[0]
+        lines.append(
+            f"  reproduces all {found.values} values (worst: {number(best.distance)} noise floors); "
+            f"the next explanation is {number(found.ratio)} times farther away"
+        )
+    rows = [
+        (" + ".join(one.names), number(one.distance), f"{one.agreeing}/{found.values}", one.worst)
+        for one in found.ranked[:top]
+    ]
+    if rows:
+        head = ("candidate", "worst, in floors", "agreeing", "worst value")
+        lines += ["", *table([head, *rows], right=[False, True, True, False])]
+    if found.unseen:
+        lines += ["", f"not decided, since they change nothing here: {', '.join(found.unseen)}"]
+    return [*lines, *found.notes]

@@ -99,10 +99,10 @@ class Observer(Context):
         self.see = see
         self.replaces = replaces
         self._sites: dict[str, list[Choice]] = {}
-        # GPT-2's residual stream is read twice, by ln_2 and by the block's own sum: replace it for both.
-        blocks = {self.names.aliases[alias]: block for alias, block in self.names.sums.items()} if replaces else {}
         for choice in self.choices:
-            site = f"{blocks[choice.name]}.resid_mid" if choice.name in blocks else choice.name
+            # GPT-2's residual stream is read twice, by ln_2 and by the block's own sum: replace it for both.
+            both = choice.name.removesuffix("ln_2.input") + "resid_mid"
+            site = both if replaces and both in self.names.names else choice.name
             self._sites.setdefault(site, []).append(choice)
 
     def sites(self) -> Mapping[str, list[Choice]]:

@@ -134,7 +134,7 @@ class NumpyGPT2(Port):
             x = self.norm(f"{path}.ln_1", x + self.attention(number, x, mask, cache), weights_of=first)
             return self.norm(f"{path}.ln_2", x + self.feed_forward(path, x), weights_of=second)
         attended = self.attention(number, self.norm(f"{path}.ln_1", x, weights_of=first), mask, cache)
-        middle = self.round(x + attended)
+        middle = self.keep(f"{path}.resid_mid", x + attended)
         read = x if self.has("attention-and-mlp-in-parallel") else middle
         return middle + self.feed_forward(path, self.norm(f"{path}.ln_2", read, weights_of=second))
 
