@@ -125,13 +125,13 @@ def outcome(path: Path, expected: Read, before: bytes, after: bytes) -> str:
     other = [name for name in found if raw(found[name][1]) != raw(expected[name][1])]
     if not other:
         return "identical"
-    # Each changed tensor must be what now stands where its numbers stood.
-    if len(before) != len(after):
-        return "silent"
-    places = {name: before.find(raw(expected[name][1])) for name in other}
-    ends = {name: start + len(raw(expected[name][1])) for name, start in places.items()}
-    honest = all(start >= 0 and raw(found[name][1]) == after[start : ends[name]] for name, start in places.items())
-    return "data" if honest else "silent"
+    # Each changed tensor must be what now stands where its numbers stood (what is put in or removed moves the places).
+    for name in other:
+        start, size = before.find(raw(expected[name][1])), found[name][1].nbytes
+        shifts = range(-40, 41) if len(before) != len(after) else (0,)
+        if not any(raw(found[name][1]) == after[start + shift :][:size] for shift in shifts):
+            return "silent"
+    return "data"
 
 
 def list_in_a_fork(source: Any) -> Any:
@@ -176,9 +176,6 @@ def main(container: str, folder: Path, count: int, seed: int) -> None:
         start = time.monotonic()
         found = outcome(folder / first, expected, b"".join(files.values()), b"".join(contents.values()))
         outcomes[found] += 1
-        if found == "silent" and "KEEP" in os.environ:
-            for name, content in contents.items():
-                (folder / f"silent{number}-{name}").write_bytes(content)
         if time.monotonic() - start > SLOW:
             outcomes[f"slow: {number}"] += 1
     print(json.dumps(outcomes))

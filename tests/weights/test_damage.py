@@ -27,6 +27,21 @@ def test_cut_off_at_every_percent(container: str, tmp_path: Path) -> None:
     assert counts["refused"] in (100, 200)  # a bundle has two files
 
 
+def test_hdf5_cut_off_at_every_percent(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    assert outcomes("hdf5", tmp_path) == {"refused": 100}
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_hdf5_damaged(count: int, tmp_path: Path) -> None:
+    """Most of such a file is room that nothing uses, so half of the damage does nothing."""
+    pytest.importorskip("h5py")
+    counts = outcomes("hdf5", tmp_path, count)
+    assert sum(counts.values()) == count, counts
+    assert set(counts) <= {"identical", "refused", "visible", "data"}, counts
+    assert counts["refused"] > count // 3, counts
+
+
 def judge(container: str, counts: dict[str, int], total: int) -> None:
     assert sum(counts.values()) == total, counts
     allowed = {"identical", "refused"} if container in WITH_CHECKSUMS else {"identical", "refused", "visible", "data"}

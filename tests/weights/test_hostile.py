@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import struct
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
 
 from tests.support import REPOSITORY
 from tests.weights.forge import rezip, safetensors_bytes, tensors, torch_bytes, write
@@ -316,62 +314,7 @@ def test_broken_stream(tmp_path: Path) -> None:
         load(write(path, good.replace(struct.pack("<q", 28) + weights, struct.pack("<q", 27) + weights)))
 
 
-# ---------------------------------------------------------------------------------------- cut off, mutated, too large
-
-CONTAINERS = {
-    "model.safetensors": save(tensors()),
-    "zip.bin": torch_bytes(tensors()),
-    "stream.bin": torch_bytes(tensors(), old=True),
-}
-
-
-@pytest.mark.parametrize("name", list(CONTAINERS))
-def test_cut_off_anywhere(tmp_path: Path, name: str) -> None:
-    content = CONTAINERS[name]
-    lengths = {len(content) * percent // 100 for percent in range(100)} | {1, 7, 8, 9, len(content) - 1}
-    for length in sorted(lengths):
-        path = write(tmp_path / name, content[:length])
-        with pytest.raises(WeightsError, match=name):
-            load(path)
-
-
-@pytest.mark.parametrize("name", list(CONTAINERS))
-def test_random_damage(tmp_path: Path, name: str) -> None:
-    """Never a crash or another error. Only the zip archive has checksums: there, what opens is also unchanged."""
-    content = CONTAINERS[name]
-    expected = tensors()
-    if name == "model.safetensors":
-        fragile = range(8 + int.from_bytes(content[:8], "little"))
-    elif name == "stream.bin":
-        fragile = range(
-            content.index(struct.pack("<q", 28) + expected["embeddings.word_embeddings.weight"].numpy().tobytes())
-        )
-    else:
-        fragile = range(len(content))
-    generator = random.Random(0)
-    refused = 0
-    for _ in range(400):
-        damaged = bytearray(content)
-        for _ in range(generator.choice([1, 1, 1, 2, 5])):
-            place = generator.choice(fragile)
-            kind = generator.random()
-            if kind < 0.7:
-                damaged[place] = generator.randrange(256)
-            elif kind < 0.85:
-                del damaged[place : place + generator.randrange(1, 9)]
-            else:
-                damaged[place:place] = generator.randbytes(generator.randrange(1, 9))
-        path = write(tmp_path / name, bytes(damaged))
-        try:
-            read = load(path)
-        except WeightsError:
-            refused += 1
-            continue
-        if name == "zip.bin":
-            assert set(read) == set(expected)
-            assert all(torch.equal(read[key], value) for key, value in expected.items())
-    assert refused > 200
-
+# ---------------------------------------------------------------------------------------- too large
 
 BOMBS = """
 import resource, sys, time
