@@ -158,6 +158,27 @@ def fetch_parser() -> Parser:
     return cli_fetch.fetch_parser()
 
 
+def names_parser() -> Parser:
+    """`minitf names FOLDER`."""
+    from minitf import cli_names
+
+    return cli_names.names_parser()
+
+
+def compare_parser() -> Parser:
+    """`minitf compare A B`."""
+    from minitf import cli_compare
+
+    return cli_compare.compare_parser()
+
+
+def diagnose_parser() -> Parser:
+    """`minitf diagnose REFERENCE DUMP`."""
+    from minitf import cli_diagnose
+
+    return cli_diagnose.diagnose_parser()
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from minitf.cli_run import run
 
@@ -194,6 +215,24 @@ def _fetch(arguments: argparse.Namespace) -> None:
     fetch(arguments)
 
 
+def _names(arguments: argparse.Namespace) -> None:
+    from minitf.cli_names import names
+
+    names(arguments)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from minitf.cli_compare import compare
+
+    compare(arguments)
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    from minitf.cli_diagnose import diagnose
+
+    diagnose(arguments)
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from minitf.cli_info import info
 
@@ -213,7 +252,10 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], N
     "train-tokenizer": (train_tokenizer_parser, _train_tokenizer, "learn a vocabulary from text files"),
     "fetch": (fetch_parser, _fetch, "download a model's files, or print their addresses"),
     "info": (info_parser, _info, "architecture, parameters, memory and load report of a checkpoint"),
+    "names": (names_parser, _names, "what can be captured or patched in a checkpoint, with shapes"),
     "verify": (verify_parser, _verify, "a checkpoint in minitf beside the installed transformers"),
+    "compare": (compare_parser, _compare, "where a port first diverges from the reference"),
+    "diagnose": (diagnose_parser, _diagnose, "which known mistake explains a port's numbers"),
     "env": (env_parser, _env, "versions, threads, devices and platform"),
 }
 
