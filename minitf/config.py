@@ -25,6 +25,7 @@ from minitf.keywords import nearest_name, strict_keywords
 __all__ = ["BertConfig", "GPT2Config", "PretrainedConfig"]
 
 CONFIG_NAME = "config.json"
+MAX_LABELS = 1_000_000
 MAX_CONFIG_BYTES = 10_000_000  # the longest real one is below a megabyte; what is larger is no configuration
 
 Config = TypeVar("Config", bound="PretrainedConfig")
@@ -322,6 +323,8 @@ class PretrainedConfig(metaclass=StrictKeywords):
     def _set_num_labels(self, number: int) -> None:
         if not is_integer(number) or number < 1:
             raise ValueError(f"{type(self).__name__}.num_labels = {number!r}: expected an integer >= 1.")
+        if number > MAX_LABELS:  # each gets a name, so a file's number alone could fill the memory
+            raise ValueError(f"{type(self).__name__}.num_labels = {number!r}: expected at most {MAX_LABELS}.")
         if number != len(self.id2label):
             self.id2label = {i: f"LABEL_{i}" for i in range(number)}
 

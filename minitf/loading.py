@@ -90,8 +90,7 @@ def load_pretrained(
         with weights as checkpoint:
             too_many_layers(model_class, final, checkpoint)
             final.dtype = str(choose_dtype(dtype, final, checkpoint)).removeprefix("torch.")
-            with torch.device("meta"), WithoutFilling():
-                model: PreTrainedModel = model_class(final, **for_model)
+            model: PreTrainedModel = without_memory(model_class, final, for_model, checkpoint)
             parameters = dict(model.named_parameters())  # a tied parameter stands once, under its first name
             matched = match(model, parameters, checkpoint, dialect)
             report = make_report(model_class, path or checkpoint.path, checkpoint, matched, final)
@@ -161,6 +160,25 @@ def place_notes(name_or_path: str | os.PathLike[str] | None, path: Path | None, 
 def in_memory(state_dict: Mapping[str, Tensor] | None) -> Checkpoint:
     """The given weights, to be matched and judged as those of a file are."""
     return Checkpoint(Path("state_dict"), [MemoryFile(state_dict or {})])
+
+
+def without_memory(
+    model_class: type[Any], config: PretrainedConfig, settings: Mapping[str, Any], checkpoint: Checkpoint
+) -> Any:
+    """The model on the meta device: the whole tree, no memory.
+
+    Raises:
+        LoadError: the configuration asks for a tensor that is larger than anything that can be counted.
+    """
+    try:
+        with torch.device("meta"), WithoutFilling():
+            return model_class(config, **settings)
+    except (RuntimeError, TypeError) as error:  # torch has no class of its own for this
+        if "overflow" not in str(error).lower():
+            raise
+        text = str(error).partition("\n")[0]
+        reason = f"the configuration asks for a tensor of more bytes than can be counted ({text})."
+        raise LoadError(reason, LoadReport(checkpoint=str(checkpoint.path))) from None
 
 
 class WithoutFilling(TorchFunctionMode):
