@@ -186,6 +186,8 @@ def make_pieces(model: nn.Module, settings: Lora | Bottleneck) -> dict[str, Lora
     pieces: dict[str, LoraPiece | BottleneckPiece] = {}
     for path in matches(targets, own_paths(model)):
         layer = model.get_submodule(path)
+        if not isinstance(getattr(layer, "adapters", Pieces()), Pieces):
+            raise TypeError(f"{path} has an attribute 'adapters' of its own, where the pieces would have to stand.")
         if isinstance(settings, Lora):
             owner = model.get_submodule(path.rpartition(".")[0])
             cross = bool(getattr(owner, "is_cross_attention", False))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from minitf.patterns import matches
+from minitf.surgery.adapters import pieces_of
 from minitf.surgery.saving import guard
 
 __all__ = ["Replaced", "replace"]
@@ -41,13 +42,16 @@ class Replaced:
         """The old modules return, with the weights that they had (those that are shared, with their present ones).
 
         Raises:
-            RuntimeError: done already, or a path holds yet another module by now.
+            RuntimeError: done already; a path holds yet another module by now; an adapter was added to the new one.
         """
         if not self._pairs:
             raise RuntimeError("this replacement was undone before.")
         for path, (_, new) in self._pairs.items():
             if self.model.get_submodule(path) is not new:
                 raise RuntimeError(f"{path} was replaced once more since: undo the later replacement first.")
+        for path, (old, new) in self._pairs.items():
+            if lost := lost_adapters(new, old):
+                raise RuntimeError(f"{path} has the adapters {lost} since, which would go: merge or delete them first.")
         for path, (old, new) in self._pairs.items():
             old.train(new.training)
             put(self.model, path, old)
@@ -97,7 +101,8 @@ def replace(
 
     Raises:
         ValueError: a pattern that matches nothing; one match within another; a module that is also somewhere else;
-            weights that do not fit (the message lists the names); a shared parameter that would be torn apart.
+            weights that do not fit (the message lists the names); a shared parameter that would be torn apart; an
+            adapter that would be lost.
         TypeError: the builder returned something else than a new module. The model is then as it was.
     """
     if save_as_plain and not carry:
@@ -115,6 +120,10 @@ def replace(
         like = next((p for p in old.parameters() if p.is_floating_point()), None)
         if like is not None:
             new.to(like.device, like.dtype)
+        if lost := lost_adapters(old, new):
+            raise ValueError(
+                f"{path} has the adapters {lost}, which the new module has not: merge or delete them first."
+            )
         if carry:
             carry_over(path, old, new)
         pairs[path] = (old, new)
@@ -131,6 +140,12 @@ def replace(
         put(model, path, new)
     guard(model)
     return Replaced(model, pairs)
+
+
+def lost_adapters(old: nn.Module, new: nn.Module) -> str:
+    """The names of adapters with more pieces in `old` than in `new`, or an empty text."""
+    counts = [{name: len(pieces) for name, pieces in pieces_of(module).items()} for module in (old, new)]
+    return ", ".join(name for name, count in counts[0].items() if counts[1].get(name, 0) < count)
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:

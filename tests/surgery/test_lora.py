@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +426,16 @@ def test_a_copy_has_adapters_of_its_own() -> None:
     assert torch.equal(logits(model), before)
     assert len(list_adapters(model)) == 1
 
+    file = io.BytesIO()
+    torch.save(model, file)  # the whole object, by pickle
+    file.seek(0)
+    read = torch.load(file, weights_only=False)
+    assert torch.equal(logits(read), before)
+    with pytest.raises(RuntimeError, match="has adapters"):
+        read.save_pretrained("anywhere")
+    delete_adapter(read, "a")
+    assert not any(module._forward_hooks for module in read.modules())
+
 
 def test_moving_to_another_dtype_moves_the_adapter() -> None:
     model = trained(bert(), "a", Lora(r=2)).double()
@@ -495,3 +506,14 @@ def test_a_real_checkpoint() -> None:
     merge(model)
     assert (hidden(model) - separate).abs().max() <= 4 * floor
     assert floor < 1e-5
+
+
+@pytest.mark.slow
+def test_the_compiler_and_the_exporter_see_the_adapter() -> None:
+    model = trained(bert("BertModel"), "a", Lora(r=4))
+    ids = torch.tensor([[3, 4, 5]])
+    expected = model(ids).last_hidden_state
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(ids).last_hidden_state, expected)
+    exported = torch.export.export(model, (ids,))
+    torch.testing.assert_close(exported.module()(ids).last_hidden_state, expected)

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from minitf.models.bert import BertSelfAttention
-from minitf.surgery import replace
+from minitf.surgery import Lora, add_adapter, delete_adapter, list_adapters, replace
 from tests.surgery.models import EVERY, base_state, bert, gpt2, logits
 
 ATTENTION = {"bert": "bert.encoder.layer.{0..1}.attention.self", "gpt2": "transformer.h.*.attn"}
@@ -283,3 +283,23 @@ def test_gradients_reach_the_new_module_and_pruning_and_head_masks_go_on() -> No
     masked = model(torch.tensor([[4, 5, 6]]), head_mask=torch.tensor([1.0, 0.0])).logits
     model.prune_heads({0: [1], 1: [1]})
     torch.testing.assert_close(model(torch.tensor([[4, 5, 6]])).logits, masked)
+
+
+def test_an_adapter_is_not_lost_with_its_layer() -> None:
+    model = bert()
+    add_adapter(model, "a", Lora(r=2))
+    with pytest.raises(ValueError, match=r"query has the adapters a, which the new module has not: merge or delete"):
+        replace(model, "**.query", lambda old: nn.Linear(32, 32), carry=False)
+    before = logits(model)
+    replaced = replace(model, "**.query", copy.deepcopy)
+    assert torch.equal(logits(model), before)
+    add_adapter(model, "b", Lora(r=2))
+    with pytest.raises(RuntimeError, match=r"query has the adapters b since, which would go"):
+        replaced.undo()
+    delete_adapter(model, "b")
+    replaced.undo()
+    assert [info.name for info in list_adapters(model)] == ["a"]
+    own = nn.Sequential(nn.Linear(4, 4))
+    own[0].adapters = nn.ModuleList()
+    with pytest.raises(TypeError, match="0 has an attribute 'adapters' of its own"):
+        add_adapter(own, "a", Lora(r=2, targets="0"))
