@@ -194,9 +194,7 @@ def _target(destination: str | os.PathLike[str], to: str | None, max_shard_size:
     by_name = next((kind for kind, suffix in SUFFIXES.items() if place.suffix == suffix), None)
     is_file = by_name is not None and not place.is_dir()
     if is_file and to is not None and to != by_name:
-        raise WrongCall(
-            f"{place.name} is a name for {by_name}, but {to} is asked for: change the name or leave out --to"
-        )
+        raise WrongCall(f"{place.name} is a name for {by_name}, but {to} is asked for: change one of the two")
     kind = to or (by_name if is_file else None) or "safetensors"
     if max_shard_size is not None:
         if is_file or kind == "npz":

@@ -42,5 +42,5 @@ def write_npz(file: BinaryIO, tensors: Mapping[str, torch.Tensor | Pending]) -> 
             }
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array_header_1_0(entry, header)
-                for block in blocks(name, tensor):
-                    entry.write(block.view(torch.uint8).numpy().data)
+                # A loop variable would keep the last tensor alive while the next one is read.
+                entry.writelines(block.view(torch.uint8).numpy().data for block in blocks(name, tensor))

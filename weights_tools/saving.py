@@ -272,8 +272,8 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        for block in blocks(name, tensors[name]):
-            file.write(block.view(torch.uint8).numpy().data)
+        # A loop variable would keep the last tensor alive while the next one is read.
+        file.writelines(block.view(torch.uint8).numpy().data for block in blocks(name, tensors[name]))
 
 
 def write_bin(path: Path, tensors: Mapping[str, torch.Tensor | Pending]) -> None:
@@ -300,8 +300,7 @@ def write_bin(path: Path, tensors: Mapping[str, torch.Tensor | Pending]) -> None
 def _through(file: BinaryIO, name: str, tensor: Pending) -> torch.Tensor:
     """Append the tensor to `file`; the result lives in the mapped file and not in memory."""
     start = file.tell()
-    for block in blocks(name, tensor):
-        file.write(block.view(torch.uint8).numpy().data)
+    file.writelines(block.view(torch.uint8).numpy().data for block in blocks(name, tensor))
     file.flush()
     if not tensor.nbytes:
         return torch.empty(tensor.shape, dtype=tensor.dtype)
