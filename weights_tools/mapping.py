@@ -326,7 +326,10 @@ def plan(
         else:
             candidates.append(_Candidate(name, name if mapped is None else mapped, row.op))
     known = {*target, *ties, *ties.values()}
-    result.prefix_note = _place(candidates, known, base_prefix)
+    note = _place(candidates, known, base_prefix)
+    # Where a table writes the prefix, the file does not have it, and there is nothing to explain.
+    if base_prefix and any(item.mapped == table.unwrapped(item.source) for item in candidates):
+        result.prefix_note = note
     used = _choose(candidates, known, ties, table, result)
     heads = [pattern for head in other_heads for pattern in (head, f"{base_prefix}.{head}" if base_prefix else head)]
     for item in candidates:
@@ -400,7 +403,8 @@ def plan_back(names: Iterable[str], dialect: Dialect | str, *, num_heads: int | 
     """The way of every name into another program's: `into_dialect` without the tensors.
 
     Args:
-        names: Hugging Face's, with the base prefix ("bert.", "transformer."), each tied weight once.
+        names: Hugging Face's, with the base prefix ("bert.", "transformer."). Of a tied weight the first name; the
+            second beside it ("lm_head.weight") for a program that stores both (TransformerLens).
         dialect: a `Dialect` or its name. Wrappers ("module.") are not put on again.
         num_heads: the number of attention heads in the model's configuration, for the dialects that keep each head
             apart (`Dialect.keeps_heads_apart`), and only for these.
