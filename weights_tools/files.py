@@ -448,7 +448,9 @@ def _read_json(path: Path) -> Any:
         raise not_weights(path, kind, expected="an index in JSON")
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except WeightsError:
+        raise
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python converts
         raise problem(path, f"not JSON ({error})", expected="an index in JSON", remedy=DOWNLOAD_AGAIN) from None
 
 

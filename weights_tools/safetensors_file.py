@@ -7,15 +7,26 @@ name the tensor, and then by the `safetensors` library, whose verdict is final.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from weights_tools.common import DOWNLOAD_AGAIN, TensorInfo, UnchangedFile, listed, problem, read_exactly, shown
+from weights_tools.common import (
+    DOWNLOAD_AGAIN,
+    TensorInfo,
+    UnchangedFile,
+    WeightsError,
+    listed,
+    problem,
+    read_exactly,
+    shown,
+)
 
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit
+MAX_DIMENSIONS = 64  # torch's own limit
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -80,7 +91,9 @@ class SafetensorsFile:
         read_exactly(self._source.file, 8, memoryview(text), self.path)
         try:
             header = json.loads(text.decode("utf-8"), object_pairs_hook=self._unique, parse_constant=self._no_constant)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except WeightsError:
+            raise
+        except (ValueError, RecursionError) as error:  # also a number of more digits than Python converts
             raise self._broken(f"the header is not JSON ({error})", "a JSON object") from None
         if not isinstance(header, dict):
             raise self._broken(f"the header is a JSON {type(header).__name__}", "a JSON object")
@@ -89,8 +102,7 @@ class SafetensorsFile:
     def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            doubled = sorted({name for name in names if names.count(name) > 1}) if len(names) < 10_000 else names[:1]
+            doubled = sorted(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
             raise self._broken(f"the header names {listed(doubled)} more than once", "every name once")
         return result
 
@@ -128,8 +140,10 @@ class SafetensorsFile:
         if dtype is None:
             raise self._broken(f"its dtype is {shown(value['dtype'])}", f"one of {', '.join(DTYPES)}", name)
         shape, offsets = value["shape"], value["data_offsets"]
-        if not _sizes(shape):
-            raise self._broken(f"its shape is {shown(shape)}", "a list of sizes, none negative", name)
+        # The product of very many sizes would take for ever.
+        if not _sizes(shape) or len(shape) > MAX_DIMENSIONS:
+            expected = f"a list of at most {MAX_DIMENSIONS} sizes, none negative"
+            raise self._broken(f"its shape is {shown(shape)}", expected, name)
         if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise self._broken(f"its data_offsets are {shown(offsets)}", "[begin, end]", name)
         needed = dtype.itemsize

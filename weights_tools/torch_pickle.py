@@ -37,6 +37,7 @@ TORCH_DTYPES = {
     name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype) and "q" not in name
 }
 
+MAX_DIMENSIONS = 64  # torch's own limit
 PLAIN_REMEDY = "Ask its author for safetensors, or for a file written by torch.save(model.state_dict(), path)."
 
 
@@ -227,6 +228,8 @@ class PickleFacts:
         kind = dtype or storage.dtype
         if kind is None or len(shape) != len(stride):
             raise TypeError("a malformed tensor")
+        if len(shape) > MAX_DIMENSIONS:  # the product of very many sizes would take for ever
+            raise TypeError(f"a tensor of {len(shape)} dimensions")
         fact = TensorFact(storage, offset, shape, stride, kind)
         if fact.nbytes:
             last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))

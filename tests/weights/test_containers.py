@@ -456,6 +456,7 @@ class TestShards:
             ('{"weight_map": {"a": 3}}', "weight_map is {'a': 3}"),
             ('{"weight_map": {"a": "x", "a": "y"}}', "'a' occurs twice"),
             ("[" * 100_000, "not JSON"),
+            ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "not JSON|weight_map is"),
             ("\xff", "not JSON"),
         ],
     )

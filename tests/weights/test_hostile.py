@@ -1,4 +1,19 @@
-"""Files made to harm, and files that broke on the way: each is refused by a WeightsError, and nothing is executed."""
+"""Files made to harm, and files that broke on the way: each is refused by a WeightsError, and nothing is executed.
+
+What is where:
+
+    pickle payloads (.bin, stream, shards, wrappers, optimizer files, bare), raw instructions: here
+    sparse tensors (malformed ones too), quantised, nested, meta: here
+    header bombs, sizes that are NaN, negative or too many, doubled and overlapping entries (safetensors): here
+    recompressed, short, missing, doubled, bit-rotted records, big-endian, two archives in one (torch's zip): here
+    bombs, small files that claim gigabytes, under a limit of memory: here, test_npz, test_tensorflow_bundle, test_hdf5
+    the same faults of arrays, of TensorFlow's tables, of HDF5: test_npz, test_tensorflow_bundle, test_hdf5
+    shards: absolute, "..", links, pipes, missing, doubled, of two saves; broken indexes: test_containers
+    cut off at every percent, damaged at random, every container: test_damage
+    files of another kind: test_mistaken
+    absurd sizes in config.json: tests/loading/test_absurd_sizes
+    tied heads that contradict each other, a file that shrinks under a loaded model: tests/loading/test_from_pretrained
+"""
 
 from __future__ import annotations
 
@@ -13,6 +28,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minitf import BertConfig, BertModel
 from tests.support import REPOSITORY
 from tests.weights.forge import rezip, safetensors_bytes, tensors, torch_bytes, write
 from weights_tools.files import WeightsError, open_checkpoint, save_checkpoint
@@ -70,7 +86,7 @@ RAW_PICKLES = {
 }
 
 
-@pytest.mark.parametrize("place", ["zip", "stream", "shard", "bare", "wrapper"])
+@pytest.mark.parametrize("place", ["zip", "stream", "shard", "bare", "wrapper", "optimizer"])
 @pytest.mark.parametrize("kind", list(gadgets(Path("x"))))
 def test_payload_is_not_executed(tmp_path: Path, kind: str, place: str) -> None:
     marker = tmp_path / "executed"
@@ -87,8 +103,13 @@ def test_payload_is_not_executed(tmp_path: Path, kind: str, place: str) -> None:
         state = tensors()
         value = {"model": state, "optimizer": {"x": gadget}} if place == "wrapper" else {**state, "payload": gadget}
         path.write_bytes(torch_bytes(value, old=place == "stream"))
-    with pytest.raises(WeightsError, match=r"pickle imports '|may run any program"):
-        load(path)
+    if place == "optimizer":
+        path = tmp_path / "optimizer.pt"
+        path.write_bytes(torch_bytes({"state": {0: {"step": gadget}}, "param_groups": [{"lr": 0.1}]}))
+    BertConfig().save_pretrained(tmp_path)
+    for call in (load, BertModel.from_pretrained):
+        with pytest.raises(WeightsError, match=r"pickle imports '|may run any program"):
+            call(path)
     assert not marker.exists()
 
 
@@ -112,8 +133,15 @@ def test_raw_instructions(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "MARKER").exists()
 
 
+def malformed_sparse() -> dict[str, torch.Tensor]:
+    """An element in row 5,000 of 3: what makes torch write outside of the tensor when it is made dense."""
+    place, value = torch.tensor([[5000]]), torch.ones(1)
+    return {"a": torch.sparse_coo_tensor(place, value, (3,), check_invariants=False)}
+
+
 ODD_VALUES = {
     "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, "it holds sparse tensors"),
+    "malformed sparse": (malformed_sparse, "it holds sparse tensors"),
     "csr": (lambda: {"a": torch.eye(3).to_sparse_csr()}, "it holds sparse tensors"),
     "quantised": (
         lambda: {"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)},
@@ -172,6 +200,9 @@ BROKEN_HEADERS = {
         "tensor 'a': its data has 8 bytes; expected 12 bytes",
     ),
     "negative": (safetensors_bytes({"a": entry(0, 8, [-2])}, bytes(8)), r"its shape is \[-2\]"),
+    "dimensions": (safetensors_bytes({"a": entry(0, 4, [1] * 65)}, bytes(4)), "expected a list of at most 64 sizes"),
+    "endless product": (safetensors_bytes({"a": entry(0, 4, [2**62] * 10**6)}, bytes(4)), "at most 64 sizes"),
+    "digits": (safetensors_bytes(b'{"a":' + b"9" * 5000 + b"}"), r"the header is not JSON \(.*digits|the entry is 9"),
     "float": (safetensors_bytes({"a": entry(0, 8, [2.0])}, bytes(8)), r"its shape is \[2.0\]"),
     "true": (safetensors_bytes({"a": entry(0, 4, [True])}, bytes(4)), r"its shape is \[True\]"),
     "nan": (safetensors_bytes(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', bytes(4)), "the number NaN"),
@@ -289,6 +320,30 @@ def test_shape_larger_than_storage(tmp_path: Path, old: bool) -> None:
             load(path)
 
 
+def test_elements_that_overlap(tmp_path: Path) -> None:
+    """One flipped bit in a stride would give other numbers in a tensor of the right shape."""
+    content = torch_bytes({"a": torch.ones(7, 4)})
+    for strides in (b"K\x03K\x01\x86", b"K\x00K\x01\x86", b"K\x01K\x01\x86"):
+        broken = in_pickle(content, lambda data, strides=strides: data.replace(b"K\x04K\x01\x86", strides))
+        with pytest.raises(WeightsError, match=r"strides \(\d, 1\), so that its elements overlap"):
+            load(write(tmp_path / "a.bin", broken))
+
+
+def test_protocol_that_does_not_exist(tmp_path: Path) -> None:
+    broken = in_pickle(torch_bytes(tensors()), lambda data: b"\x80\x06" + data[2:])
+    with pytest.raises(WeightsError, match="the pickle has the protocol 6; expected 2"):
+        load(write(tmp_path / "a.bin", broken))
+
+
+def test_endless_product_of_sizes(tmp_path: Path) -> None:
+    """Two bytes an axis: a file of a few megabytes would keep Python multiplying for hours."""
+    content = torch_bytes({"a": torch.ones(7, 4)})
+    shape = b"(" + b"\x8a\x08" + b"\xff" * 7 + b"\x3fq\xfe" + b"h\xfe" * 200_000 + b"t"
+    broken = in_pickle(content, lambda data: data.replace(b"K\x07K\x04\x86", shape).replace(b"K\x04K\x01\x86", shape))
+    with pytest.raises(WeightsError, match=r"a tensor of 200001 dimensions"):
+        load(write(tmp_path / "a.bin", broken))
+
+
 def test_doubled_names_in_a_pickle(tmp_path: Path) -> None:
     content = torch_bytes({"ab": torch.ones(2), "cd": torch.zeros(2)})
     broken = in_pickle(content, lambda data: data.replace(b"cd", b"ab"))
@@ -336,6 +391,15 @@ for path in sys.argv[1:]:
 """
 
 
+def sparse_archive(path: Path) -> Path:
+    """Ten gigabytes that take no room on the disk: a record, a hole, and a directory as long as the hole."""
+    with path.open("wb") as file:
+        file.write(torch_bytes({"a": torch.ones(28)})[:1000])
+        file.seek(10**10)
+        file.write(b"PK\x05\x06" + bytes(4) + struct.pack("<HHIIH", 1, 1, 4 * 10**9, 1000, 0))
+    return path
+
+
 def test_bombs_under_a_memory_limit(tmp_path: Path) -> None:
     """Small files that claim gigabytes are refused before anything is allocated."""
     stream = torch_bytes({"a": torch.ones(28)}, old=True)
@@ -352,6 +416,8 @@ def test_bombs_under_a_memory_limit(tmp_path: Path) -> None:
         write(tmp_path / "4.bin", archive),
         write(tmp_path / "5.bin", packed),
         write(tmp_path / "6.safetensors", safetensors_bytes(b'{"a":' * 10_000)),
+        write(tmp_path / "7.bin", stream[: stream.index(b"X")] + b"X\xff\xff\xff\xff" + bytes(100)),
+        sparse_archive(tmp_path / "8.bin"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
