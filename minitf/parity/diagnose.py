@@ -1,9 +1,11 @@
 """`diagnose(reference, dump)`: which known mistake explains the numbers of a port.
 
 The reference runs with each mistake of `minitf.parity.faults` injected, in float64, and every value that the dump holds
-is compared. A mistake *reproduces* the dump if all values agree within the noise floor, that of the reference with this
-very mistake. Its distance is that of the worst value, in noise floors: about 1 for the right one, and thousands for
-the others.
+is compared. A port may make the same mistake a step earlier or later than the injection does (a wrong split of
+`c_attn`, or a wrong order of its columns), so what counts are the *decisive* values: those that are wrong by
+themselves, given the port's own inputs (`minitf.parity.compare`), and the last one. A mistake *reproduces* the dump if
+these agree within the noise floor, that of the reference with this very mistake. Its distance is that of the worst of
+them, in noise floors: about 1 for the right one, and thousands for the others.
 
 Two mistakes at once are tried if no single one explains the dump. Mistakes that compute the same on these inputs are
 all named. Some have random numbers in them (dropout that was left on, a matrix that was newly initialised) and cannot
@@ -51,10 +53,10 @@ class Candidate:
 
     Attributes:
         names: of the mistakes, as in `minitf.parity.faults`. what, remedy: in words.
-        distance: of the worst value, in noise floors; inf where a shape differs or a number is NaN.
+        distance: of the worst decisive value, in noise floors; inf where a shape differs or one side is NaN.
         worst: the name of that value.
-        agreeing: how many values agree within the noise.
-        reproduces: whether all do.
+        agreeing: how many of all values agree within the noise.
+        reproduces: whether all decisive ones do.
         mark: by what it was recognised instead of by its numbers, which are random; "" = by its numbers.
     """
 
@@ -79,7 +81,7 @@ class Diagnosis:
         best: the explanations; several if they compute the same here. Empty unless "found" or "likely".
         ratio: how many times farther from the dump the next one is.
         distance: of the reference without any mistake.
-        ranked: every candidate, nearest first. values: how many values were compared.
+        ranked: every candidate, nearest first. values: how many values were compared. decisive: their names.
         unseen: mistakes that change nothing on these inputs, so the dump says nothing about them.
     """
 
@@ -92,6 +94,7 @@ class Diagnosis:
     distance: float
     ranked: tuple[Candidate, ...]
     values: int
+    decisive: tuple[str, ...]
     unseen: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -143,6 +146,8 @@ class _Search:
         self.mask = task.call.inputs.get("attention_mask")
         self.rows = [row for row in task.judged(dump, list(dump)) if row.status != MISSING]
         self.names = [row.name for row in self.rows]
+        wrong = [r.name for r in self.rows if r.status == SHAPE or (r.own_ratio or 0.0) > task.margin]
+        self.decisive = tuple(dict.fromkeys([*wrong, *self.names[-1:]] if wrong else self.names))
         self.floors = {row.name: row.floor for row in self.rows if row.floor is not None}
         self.kept: dict[str, Tensor] = {}
         self.room = MEMORY
@@ -150,7 +155,8 @@ class _Search:
         self.notes: list[str] = []
 
     def result(self) -> Diagnosis:
-        plain = _worst({row.name: row.ratio if row.ratio is not None else math.inf for row in self.rows})[0]
+        ratios = {row.name: row.ratio if row.ratio is not None else math.inf for row in self.rows}
+        plain = _worst(ratios)[0]
         if all(row.status == OK for row in self.rows):
             return self._diagnosis(NO_MISTAKE, plain, [])
         singles = list(self._singles())
@@ -211,7 +217,7 @@ class _Search:
         return value
 
     def _candidate(self, faults: Sequence[Fault], ratios: Mapping[str, float]) -> Candidate:
-        distance, worst = _worst(ratios)
+        distance, worst = _worst({name: ratios[name] for name in self.decisive if name in ratios})
         margin = self.task.margin
         return Candidate(
             tuple(fault.name for fault in faults),
@@ -225,12 +231,12 @@ class _Search:
 
     def _settled(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates in order; the nearest ones by the noise floor of the reference with their own mistake."""
-        ordered = sorted(candidates, key=lambda one: (one.distance, len(one.names)))
+        ordered = sorted(candidates, key=_order)
         # Once one reproduces the dump, only those that nearly do are of interest.
         clear = bool(ordered) and ordered[0].reproduces
         near = [one for one in ordered[:CLOSE] if not clear or one.distance <= NEARLY * self.task.margin]
         judged = [self._by_own_floor(one) for one in near]
-        return sorted([*judged, *ordered[len(near) :]], key=lambda one: (one.distance, len(one.names)))
+        return sorted([*judged, *ordered[len(near) :]], key=_order)
 
     def _by_own_floor(self, candidate: Candidate) -> Candidate:
         faults = [fault for name in candidate.names for fault in self.faults if fault.name == name]
@@ -258,7 +264,7 @@ class _Search:
         ratios = {name: _larger(own[name], self.floors.get(name)).ratio(apart[name]) for name in apart}
         whole = {name: ratios.get(name, math.inf) for name in self.names}
         again = self._candidate(faults, whole)
-        return again if again.distance <= candidate.distance else candidate
+        return min(candidate, again, key=_order)
 
     # -- two at once, and the random ones ----------------------------------------------------------------------------
 
@@ -301,17 +307,24 @@ class _Search:
         if verdict == LIKELY:
             best = [one for one in ranked if one.mark]
         elif verdict == FOUND:
-            nearest = max(ranked[0].distance, 1.0)
-            singles = [one for one in ranked if one.reproduces and one.distance <= TIED * nearest]
-            fewest = min(len(one.names) for one in singles)
-            best = [one for one in singles if len(one.names) == fewest]
+            first = ranked[0]
+            alike = [one for one in ranked if one.reproduces and len(one.names) == len(first.names)]
+            near = TIED * max(first.distance, 1.0)
+            best = [one for one in alike if one.agreeing == first.agreeing and one.distance <= near]
         rest = [one for one in ranked if one not in best]
-        others = [one.distance for one in rest if not set(one.names) & {n for b in best for n in b.names}] + [plain]
+        own = {name for one in best for name in one.names}
+        others = [plain, *(one.distance for one in rest if not own & set(one.names))]
         ratio = min(others) / max(best[0].distance, 1.0) if best and verdict == FOUND else None
         return Diagnosis(
             *self.task.labels, str(self.task.dtype).removeprefix("torch."), verdict, tuple(best), ratio, plain,
-            (*best, *rest), len(self.rows), tuple(self.unseen), tuple(self.notes),
+            (*best, *rest), len(self.rows), self.decisive, tuple(self.unseen), tuple(self.notes),
         )  # fmt: skip
+
+
+def _order(one: Candidate) -> tuple[Any, ...]:
+    """What reproduces the dump comes first, and among that what agrees with most of it; then by distance."""
+    distance = math.inf if math.isnan(one.distance) else one.distance
+    return (False, len(one.names), -one.agreeing, distance) if one.reproduces else (True, distance)
 
 
 def _injected(faults: Sequence[Fault], model: nn.Module) -> ExitStack:

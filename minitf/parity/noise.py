@@ -29,7 +29,7 @@ __all__ = ["MARGIN", "Difference", "Floor", "difference", "fitted", "floor_of", 
 MARGIN = 16.0
 """A port may be this many times as far from float64 as the reference's own arithmetic in the same dtype."""
 HIDDEN = -5_000.0
-"""A score below this is that of a hidden key; all of them count as this number."""
+"""A score below this is that of a hidden key."""
 FEW = 256
 """A tensor of fewer numbers can be rounded well by chance, so its floor is at least that of the median name."""
 INSIDE = ("query", "key", "value", "scores", "probs", "context")
@@ -106,6 +106,12 @@ def fitted(value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     return None
 
 
+def hidden_alike(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores in which a key that both hide is 0, so that it adds to no norm, and one that only one hides is `HIDDEN`."""
+    both = (found < HIDDEN) & (expected < HIDDEN)
+    return found.clamp(min=HIDDEN).masked_fill(both, 0.0), expected.clamp(min=HIDDEN).masked_fill(both, 0.0)
+
+
 def difference(
     name: str, found: Tensor, expected: Tensor, dtype: torch.dtype, mask: Tensor | None = None
 ) -> Difference:
@@ -117,7 +123,7 @@ def difference(
     both = (found.detach().double(), expected.detach().double())
     found, expected = torch.broadcast_tensors(*both)  # type: ignore[no-untyped-call]
     if name.endswith(".scores"):
-        found, expected = (torch.where(x < HIDDEN, HIDDEN, x) for x in (found, expected))
+        found, expected = hidden_alike(found, expected)
     apart = (found - expected).abs()
     same = (found == expected) | (found.isnan() & expected.isnan())
     apart = apart.nan_to_num(nan=math.inf, posinf=math.inf).masked_fill(same, 0.0)
@@ -149,7 +155,7 @@ def difference(
 def ratio_of(name: str, found: Tensor, expected: Tensor, floor: Floor, mask: Tensor | None = None) -> float:
     """`floor.ratio(difference(...))` of float64 tensors of one shape, and no more than that: for a search."""
     if name.endswith(".scores"):
-        found, expected = found.clamp(min=HIDDEN), expected.clamp(min=HIDDEN)
+        found, expected = hidden_alike(found, expected)
     apart = (found - expected).abs()
     rows = token_rows(name, tuple(apart.shape), mask)
     if rows is not None:

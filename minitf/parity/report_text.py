@@ -108,10 +108,10 @@ def diagnosis_text(found: Diagnosis, top: int = 5) -> list[str]:
         lines.append("these compute the same on this input")
     if found.ratio is not None:
         best = found.best[0]
-        lines.append(
-            f"  reproduces all {found.values} values (worst: {number(best.distance)} noise floors); "
-            f"the next explanation is {number(found.ratio)} times farther away"
-        )
+        lines += [
+            f"  reproduces {best.agreeing} of {found.values} values, all {len(found.decisive)} decisive ones among them",
+            f"  (worst: {number(best.distance)} noise floors); the next explanation is {number(found.ratio)} times farther away",
+        ]
     rows = [
         (" + ".join(one.names), number(one.distance), f"{one.agreeing}/{found.values}", one.worst)
         for one in found.ranked[:top]

@@ -68,6 +68,7 @@ def load_model(name: str) -> Any:
         from minitf.parity.verify_models import import_transformers
 
         library: Any = import_transformers()
+        library.utils.logging.disable_progress_bar()
         return getattr(library, kind).from_pretrained(folder)
     import minitf
 
