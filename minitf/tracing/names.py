@@ -52,7 +52,8 @@ RESIDUAL = {
 stream between the parts is the output of a module; GPT-2's sum stands in the block itself."""
 CROSS_RESIDUAL_MID = "crossattention.output.output"
 """`resid_mid` of a BERT layer with cross-attention."""
-EMBEDDINGS = ("embeddings.output", "drop.output")
+EMBEDDINGS = ("embeddings_project.output", "embeddings.output", "drop.output")
+"""What enters layer 0, the first of these that the trunk has."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Names:
         trunk = stack.removesuffix("encoder.layer") if kind == "layer" else stack.removesuffix(kind)
         for name in EMBEDDINGS:
             if trunk + name in known:
-                self.aliases["embeddings"] = trunk + name
+                self.aliases.setdefault("embeddings", trunk + name)
         for index in range(len(modules[stack])):  # type: ignore[arg-type]  # a ModuleList
             for alias, inner in RESIDUAL[kind].items():
                 name = f"{stack}.{index}.{inner}"

@@ -60,6 +60,10 @@ class Values(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def __repr__(self) -> str:
+        rows = (f"  {name}: {list(tensor.shape)}" for name, tensor in self.items())
+        return "\n".join([f"{type(self).__name__} with {len(self)} tensors", *rows])
+
 
 class Step(Values):
     """What one call of the model computed: name -> tensor, in the order of execution.
@@ -130,6 +134,9 @@ class Record(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.only)
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Record of {len(self.steps)} calls", *map(repr, self.steps)])
 
 
 class capture(Context):  # a context manager, used like a function

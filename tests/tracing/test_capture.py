@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import minitf
 from minitf.cache import KVCache
-from minitf.tracing import capture, captured, memory_cost, names, outline
+from minitf.tracing import capture, captured, memory_cost, names, outline, patch
 from tests.tracing.cases import FAMILIES, attention_path, hooks, inputs, model, modes, pair
 
 
@@ -233,6 +234,75 @@ def test_any_module() -> None:
     assert list(step) == ["0.input", "0.output", "1.input", "1.output", "2.input", "2.output"]
 
 
+class Fused(nn.Module):
+    """Attention that is one call of the fused kernel."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(query, key, value, **self.settings)
+
+
+FLOATS = torch.tensor([[0.0, -1.0, -torch.inf, 2.0, 0.5], [-torch.inf] * 5, [0.0] * 5])
+KERNEL_CALLS = {
+    "plain": {},
+    "scale": {"scale": 0.3},
+    "causal": {"is_causal": True},
+    "boolean": {"attn_mask": torch.isfinite(FLOATS)},
+    "float": {"attn_mask": FLOATS},
+    "shared keys": {"enable_gqa": True, "attn_mask": FLOATS},
+}
+
+
+@pytest.mark.parametrize("name", KERNEL_CALLS)
+def test_scores_and_probabilities_of_every_call_of_the_fused_kernel(name: str) -> None:
+    settings = KERNEL_CALLS[name]
+    net = nn.ModuleDict({"attn": Fused(**settings)})
+    net.forward = lambda *args: net["attn"](*args)  # type: ignore[method-assign]
+    generator = torch.Generator().manual_seed(0)
+    keys = 2 if "enable_gqa" in settings else 4
+    query = torch.randn(2, 4, 3, 8, generator=generator)
+    key, value = torch.randn(2, 2, keys, 5, 8, generator=generator).unbind(0)
+    with capture(net, "attn.*") as record:
+        result = net(query, key, value)
+    assert torch.equal(result, F.scaled_dot_product_attention(query, key, value, **settings))
+    assert torch.equal(record["attn.context"], result)
+    assert torch.equal(record["attn.key"], key)
+    many = value.repeat_interleave(4 // keys, dim=1)
+    assert torch.allclose(record["attn.probs"] @ many, result, atol=1e-6)
+    if "attn_mask" in settings:
+        assert (record["attn.probs"][:, :, 1] == 0).all()  # may attend to nothing
+    with torch.no_grad(), patch(net, {"attn.probs": torch.zeros_like}):
+        assert (net(query, key, value) == 0).all()
+    with torch.no_grad(), patch(net, {"attn.scores": lambda scores: scores + 1}):  # the softmax does not see it
+        assert torch.allclose(net(query, key, value), result, atol=1e-6)
+
+
+def test_attention_by_operators_and_methods() -> None:
+    class Attention(nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+            return (query @ key.mT).softmax(-1).matmul(value)
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.self_attn = Attention()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.self_attn(x, x + 1, x + 2) + self.self_attn(x, x, x)
+
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    _, step = captured(Whole(), x, "self_attn.{query,key,scores,probs,value,context}")
+    inside = ("query", "key", "scores", "probs", "value", "context")
+    assert list(step) == [f"self_attn.{what}{again}" for again in ("", "#2") for what in inside]
+    assert torch.equal(step["self_attn.key"], x + 1)
+    assert torch.equal(step["self_attn.value#2"], x)
+    assert torch.equal(step["self_attn.scores"], x @ (x + 1).mT)
+    assert repr(step).splitlines()[:2] == ["Step with 12 tensors", "  self_attn.query: [2, 3, 4, 5]"]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Several calls
 
@@ -379,6 +449,7 @@ def test_names_that_were_not_asked_for_or_not_computed() -> None:
     assert "transformer.ln_f.output" not in step
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_what_hooks_do_not_reach_is_refused() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
     with pytest.raises(TypeError, match=r"the model is compiled \(torch.compile\)"):
