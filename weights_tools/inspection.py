@@ -15,7 +15,7 @@ import torch
 from weights_tools import tables
 from weights_tools.common import TensorInfo, listed, readable_size
 from weights_tools.files import Checkpoint, open_checkpoint
-from weights_tools.mapping import matcher
+from weights_tools.mapping import matcher, own_targets
 from weights_tools.regular import is_there, read_text
 from weights_tools.report import fold, fold_groups
 
@@ -209,20 +209,20 @@ def _look_at_config(checkpoint: Checkpoint, result: Inspection) -> None:
     except (ValueError, OSError, RecursionError) as error:
         result.problems.append(f"config.json cannot be read: {error}")
         return
-    result.problems += disagreements(config, checkpoint)
+    result.problems += disagreements(config, own_targets(checkpoint))
 
 
-def disagreements(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Sizes in a config.json that are not those of the tensors, one sentence each."""
+def disagreements(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Sizes in a config.json that are not those of Hugging Face's names, one sentence each."""
     found: dict[str, str] = {}
     for key, pattern, axis in SIZES:
-        for name, info in tensors.items():
-            if key not in config or len(info.shape) != 2 or matcher(pattern)(name) is None:
+        for name, shape in shapes.items():
+            if key not in config or len(shape) != 2 or matcher(pattern)(name) is None:
                 continue
-            if info.shape[axis] != config[key]:
-                found.setdefault(key, f"config.json says {key} = {config[key]!r}, {name} has {list(info.shape)}")
+            if shape[axis] != config[key]:
+                found.setdefault(key, f"config.json says {key} = {config[key]!r}, {name} has {list(shape)}")
     for key, pattern_ in LAYERS:
-        layers = {int(match[1]) for match in map(pattern_.fullmatch, tensors) if match}
+        layers = {int(match[1]) for match in map(pattern_.fullmatch, shapes) if match}
         if key in config and layers and config[key] != max(layers) + 1:
             found[key] = f"config.json says {key} = {config[key]!r}, the weights have {max(layers) + 1}"
     return list(found.values())

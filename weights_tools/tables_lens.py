@@ -104,9 +104,8 @@ BERT = (
 )
 
 REMARK = (
-    "names do not tell whether weights were centred, as HookedTransformer.from_pretrained does by default: logits are "
-    "right then up to one number for each position, hidden states are not those of the original (`python -m "
-    "weights_tools inspect --values` sees it; from_pretrained_no_processing changes nothing)"
+    "names do not tell whether weights were centred, as HookedTransformer.from_pretrained does it by default: then "
+    "logits are the original's but for one number a position, and hidden states are not (inspect --values sees it)"
 )
 
 

@@ -132,6 +132,9 @@ def test_the_file_of_each_dialect_computes_the_same(dialect: str, tmp_path: Path
     assert again.load_report.ok
     assert again.load_report.dialect == dialect
     assert same_outputs(again, model)
+    chosen = type(model).from_pretrained(path, config=model.config, strict=True, dialect=dialect, **foreign.settings)
+    assert same_outputs(chosen, model)
+    assert f"the names are of the dialect {dialect!r}: chosen by the caller" in chosen.load_report.notes
     explained = [note for note in again.load_report.notes if note.startswith("the names are of the dialect")]
     if dialect in ("hf", "hf-legacy"):
         assert explained == []
@@ -360,6 +363,22 @@ def test_a_dialect_by_name(tmp_path: Path) -> None:
         minitf.GPT2LMHeadModel.from_pretrained(path, dialect="google-bert")
     report = minitf.AutoModelForCausalLM.from_pretrained(path, dialect="hf").load_report
     assert report.notes == ["the names are of the dialect 'hf': chosen by the caller"]
+
+
+@pytest.mark.parametrize("dialect", FOREIGN)
+def test_sizes_of_a_configuration_are_compared_in_every_dialect(dialect: str, tmp_path: Path) -> None:
+    model = FOREIGN[dialect].make()
+    tensors = FOREIGN[dialect].by_hand(weights(model))
+    is_bert = isinstance(model, minitf.BertPreTrainedModel)
+    path = written(tensors, tmp_path, model.config)
+    model.config.save_pretrained(tmp_path)
+    place = tmp_path / "model.ckpt.index" if path != tmp_path else tmp_path
+    assert inspect(place).problems == []
+    sizes = {"num_hidden_layers": 3, "vocab_size": 60} if is_bert else {"n_layer": 3, "vocab_size": 60}
+    (tmp_path / "config.json").write_text(json.dumps({**model.config.to_dict(), **sizes}))
+    said = inspect(place).problems
+    assert len(said) == 2
+    assert all(any(f"config.json says {key} = {value}" in line for line in said) for key, value in sizes.items())
 
 
 def test_two_wrappings_of_one_name_are_two_sources() -> None:
