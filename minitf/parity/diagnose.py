@@ -3,7 +3,7 @@
 The reference runs with each mistake of `minitf.parity.faults` injected, in float64, and every value that the dump holds
 is compared. A port may make the same mistake a step earlier or later than the injection does (a wrong split of
 `c_attn`, or a wrong order of its columns), so what counts are the *decisive* values: those that are wrong by
-themselves, given the port's own inputs (`minitf.parity.compare`), and the last one. A mistake *reproduces* the dump if
+themselves, given the port's own inputs (`minitf.parity.compare`), and the results. A mistake *reproduces* the dump if
 these agree within the noise floor, that of the reference with this very mistake. Its distance is that of the worst of
 them, in noise floors: about 1 for the right one, and thousands for the others.
 
@@ -147,7 +147,10 @@ class _Search:
         self.rows = [row for row in task.judged(dump, list(dump)) if row.status != MISSING]
         self.names = [row.name for row in self.rows]
         wrong = [r.name for r in self.rows if r.status == SHAPE or (r.own_ratio or 0.0) > task.margin]
-        self.decisive = tuple(dict.fromkeys([*wrong, *self.names[-1:]] if wrong else self.names))
+        known = {*task.names.names, *task.names.aliases}
+        fields = [name for name in self.names if name not in known]
+        results = [*[name for name in self.names if name in known][-1:], *fields]
+        self.decisive = tuple(dict.fromkeys([*wrong, *results] if wrong else self.names))
         self.floors = {row.name: row.floor for row in self.rows if row.floor is not None}
         self.kept: dict[str, Tensor] = {}
         self.room = MEMORY

@@ -107,7 +107,7 @@ def fitted(value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def hidden_alike(found: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores in which a key that both hide is 0, so that it adds to no norm, and one that only one hides is `HIDDEN`."""
+    """Scores in which a key that both hide is 0 (it adds to no norm), and one that only one hides is `HIDDEN`."""
     both = (found < HIDDEN) & (expected < HIDDEN)
     return found.clamp(min=HIDDEN).masked_fill(both, 0.0), expected.clamp(min=HIDDEN).masked_fill(both, 0.0)
 

@@ -109,8 +109,8 @@ def diagnosis_text(found: Diagnosis, top: int = 5) -> list[str]:
     if found.ratio is not None:
         best = found.best[0]
         lines += [
-            f"  reproduces {best.agreeing} of {found.values} values, all {len(found.decisive)} decisive ones among them",
-            f"  (worst: {number(best.distance)} noise floors); the next explanation is {number(found.ratio)} times farther away",
+            f"  reproduces {best.agreeing} of {found.values} values, with all {len(found.decisive)} decisive ones",
+            f"  (worst: {number(best.distance)} floors); the next one is {number(found.ratio)} times as far away",
         ]
     rows = [
         (" + ".join(one.names), number(one.distance), f"{one.agreeing}/{found.values}", one.worst)
