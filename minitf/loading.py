@@ -47,6 +47,8 @@ WEIGHTS_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# The ends of names under which weights come, for the message alone.
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".npz", ".index", ".index.json")
 
 
 class LoadError(RuntimeError):
@@ -262,7 +264,7 @@ def config_beside(model_class: type[Any], path: Path) -> Path:
 def no_model_in(folder: Path) -> FileNotFoundError:
     """The error for a folder without `config.json`: what was looked for, what is there, what to do."""
     present = sorted(entry.name for entry in folder.iterdir())
-    weights = [name for name in WEIGHTS_NAMES if name in present]
+    weights = [name for name in present if name.endswith(WEIGHTS_SUFFIXES)]
     found = f"it holds {', '.join(present[:12])}" if present else "it is empty"
     return FileNotFoundError(
         f"{folder} holds no {CONFIG_NAME}{'' if weights else ' and no weights'} ({found}): looked for {CONFIG_NAME} "
