@@ -38,7 +38,7 @@ def verify_parser() -> Parser:
         choices=("float32", "float64", "bfloat16", "float16"),
         help="compute in this dtype; may be repeated (default: float32, float64 and bfloat16)",
     )
-    add("--quick", action="store_true", help="one class, float32, one padding, no beams")
+    add("--quick", action="store_true", help="one class, float32, padding on the left, no beams")
     add("--json", action="store_true", help="print one JSON object with every row")
     add("--tokens", type=_positive, default=32, metavar="N", help="tokens in a row (default: 32)")
     add("--batch", type=_positive, default=3, metavar="N", help="rows (default: 3)")

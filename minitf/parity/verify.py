@@ -4,7 +4,7 @@ For every class that the checkpoint serves, with the same inputs and on the same
 
     weights        the state dicts, each library having read the file by itself
     forward        every hidden state and output, for each dtype, attention function and padding
-    cache          decoders: a prompt and then single tokens, against transformers doing the same
+    cache          decoders: a prompt and then tokens with its cache, against transformers doing the same
     cache = whole  the same, against transformers reading all tokens at once
     greedy, beams  decoders: the tokens
     tokenizer      the ids of some texts
@@ -85,7 +85,7 @@ def verify(
         class_name: only this class; None = the classes that config.json names, the trunk, and every class whose head
             the file holds.
         dtypes: of "float32", "float64", "bfloat16", "float16"; None = the first three, of `quick` the first.
-        quick: only the class that config.json names first, one padding (left of a decoder, else right), and no beams.
+        quick: only the class that config.json names first, padding on the left, and no beams.
         tokens, batch: length and number of the rows of each input. seed: of the random tokens: the same, the same.
         threads: of torch, while it runs. With one, sums are added in one order, and equal programs give equal bits.
         config: the file of the configuration, if the folder has no config.json.
@@ -110,7 +110,7 @@ def verify(
         config_file=config,
         dialect=dialect,
         dtypes=tuple(dtypes or (DTYPES[:1] if quick else DTYPES)),
-        paddings=(("left" if decodes(found) else "right"),) if quick else PADDINGS,
+        paddings=PADDINGS[-1:] if quick else PADDINGS,  # on the left more mistakes show than on the right
         beams=dict(list(BEAMS.items())[: 1 if quick else None]),
         sizes={"rows": batch, "tokens": tokens, "seed": seed},
     )
@@ -269,7 +269,7 @@ def _of_class(transformers: Any, row: Architecture, name: str, pair: Pair, plan:
     decoder = decodes(pair.ours.config)
     cached = decoder and name in (row.classes["AutoModel"], row.classes["AutoModelForCausalLM"])
     cases: list[Case] = []
-    for found in _cases(name, row, pair, plan):
+    for found in _cases(name, row, pair, cached, plan):
         if isinstance(found, Row):
             yield found
         else:
@@ -283,18 +283,22 @@ def _of_class(transformers: Any, row: Architecture, name: str, pair: Pair, plan:
                 yield replace(blank, result=NOT_APPLICABLE, where=reason)
                 continue
             use(case.attention, ours, theirs)
-            yield from _forward(blank, ours, theirs, case, cached, plan)
+            yield from _forward(blank, ours, theirs, case, plan)
     if cached and name == row.classes["AutoModelForCausalLM"]:
         yield from generation_rows(transformers, name, pair, plan)
     if not decoder and name == row.classes["AutoModel"]:
         yield Row("cache", name, result=NOT_APPLICABLE, where="an encoder has no cache and generates nothing")
 
 
+Results = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Case:
     """One attention function and padding: the inputs, and what transformers computes with them in float64.
 
-    floors: the noise floors in float64, which follow from transformers' errors in float32.
+    floors: the noise floors in float64, which follow from transformers' errors in float32. step_floors: the same of a
+    computation with the cache; None where there is none.
     """
 
     attention: str
@@ -302,9 +306,10 @@ class Case:
     batch: Batch
     exact: dict[str, Tensor]
     floors: dict[str, Floor]
+    step_floors: dict[str, Floor] | None
 
 
-def _cases(name: str, row: Architecture, pair: Pair, plan: Plan) -> Iterator[Case | Row]:
+def _cases(name: str, row: Architecture, pair: Pair, cached: bool, plan: Plan) -> Iterator[Case | Row]:
     """The cases of a class; a row for each that cannot be."""
     one_by_one = name == "GPT2ForSequenceClassification" and pair.ours.config.pad_token_id is None
     choices = name == row.classes.get("AutoModelForMultipleChoice") or "mc_token_ids" in pair.ours.forward_names
@@ -322,10 +327,16 @@ def _cases(name: str, row: Architecture, pair: Pair, plan: Plan) -> Iterator[Cas
             if isinstance(rough, str) or isinstance(exact, str):
                 yield replace(none, where=f"transformers raises {rough if isinstance(rough, str) else exact}")
                 continue
-            yield Case(attention, padding, batch, exact, floors_of(rough, exact, batch.mask, torch.float64))
+            floors, step_floors = floors_of(rough, exact, batch.mask, torch.float64), None
+            if cached and padding != "right":  # decoding goes on after the last token, so padding stands on the left
+                steps = _attempt(by_steps, models[0], batch.theirs)
+                step_floors = floors if isinstance(steps, str) else _step_floors(steps, exact, batch, torch.float64)
+            yield Case(attention, padding, batch, exact, floors, step_floors)
 
 
-Results = dict[str, Tensor]
+def _step_floors(steps: Results, exact: Results, batch: Batch, dtype: torch.dtype) -> dict[str, Floor]:
+    """The noise floors of a computation with the cache, from that of transformers: sums of other lengths, and more."""
+    return floors_of(steps, {name: exact[name] for name in steps}, batch.mask, dtype)
 
 
 def _attempt(run: Callable[[Any, Results], Results], model: Any, inputs: Results) -> Results | str:
@@ -336,7 +347,7 @@ def _attempt(run: Callable[[Any, Results], Results], model: Any, inputs: Results
         return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _forward(row: Row, ours: Any, theirs: Any, case: Case, cached: bool, plan: Plan) -> Iterator[Row]:
+def _forward(row: Row, ours: Any, theirs: Any, case: Case, plan: Plan) -> Iterator[Row]:
     """The rows "forward", "cache" and "cache = whole" of one dtype and case."""
     batch, mask, dtype = case.batch, case.batch.mask, named_dtype(row.dtype)
     whole = _attempt(outputs, theirs, batch.theirs)
@@ -350,14 +361,20 @@ def _forward(row: Row, ours: Any, theirs: Any, case: Case, cached: bool, plan: P
         yield _judged(row, of_tokens_only(mine, mask), of_tokens_only(whole, mask), floors, mask)
     else:
         yield _judged(row, mine, whole, floors, mask)
-    if not cached or case.padding == "right":  # decoding goes on after the last token, so padding stands on the left
+    if case.step_floors is None:
         return
     mine, other = _attempt(by_steps, ours, batch.ours), _attempt(by_steps, theirs, batch.theirs)
     if isinstance(other, str):
         yield replace(row, check="cache", result=NOT_APPLICABLE, where=f"transformers raises {other}")
         return
-    yield _judged(replace(row, check="cache"), mine, other, floors, mask)
-    yield _judged(replace(row, check="cache = whole"), mine, {name: whole[name] for name in other}, floors, mask)
+    by_step = case.step_floors if dtype == torch.float64 else _step_floors(other, case.exact, batch, dtype)
+    larger = {name: _larger(floor, floors[name]) for name, floor in by_step.items()}
+    yield _judged(replace(row, check="cache"), mine, other, larger, mask)
+    yield _judged(replace(row, check="cache = whole"), mine, {name: whole[name] for name in other}, larger, mask)
+
+
+def _larger(one: Floor, other: Floor) -> Floor:
+    return Floor(max(one.max_abs, other.max_abs), max(one.relative_l2, other.relative_l2))
 
 
 def _reads_padding(ours: Any, padding: str) -> bool:

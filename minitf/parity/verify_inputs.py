@@ -16,13 +16,13 @@ from torch import Tensor
 
 from minitf.loading import same_bits
 from minitf.masks import positions_from_mask
-from minitf.parity.noise import Floor, difference, floor_of, settled, token_rows
+from minitf.parity.noise import Difference, Floor, difference, floor_of, settled, token_rows
 from minitf.parity.verify_report import DIFFERS, IDENTICAL, MULTIPLE, WITHIN
 
 __all__ = ["Batch", "Verdict", "by_steps", "compare", "floors_of", "make_batch", "of_tokens_only", "outputs"]
 
 CHOICES = 2
-STEPS = 4  # tokens that come one by one after the prompt
+PIECES = (2, 1, 1)  # tokens that come after the prompt: two at once show how the causal mask lies over a cache
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Batch:
 def make_batch(model: Any, *, padding: str, rows: int, tokens: int, seed: int, choices: bool = False) -> Batch:
     """Random tokens of the vocabulary, never the padding token, which the classes for sequences look for.
 
-    A model that is always a decoder gets `position_ids` that count tokens only, as left padding needs.
+    A model that is always a decoder gets `position_ids` that count tokens only, if there is padding.
 
     Args:
         model: the one of minitf, for its configuration and the names of its inputs.
@@ -66,7 +66,7 @@ def make_batch(model: Any, *, padding: str, rows: int, tokens: int, seed: int, c
     if "mc_token_ids" in model.forward_names:
         inputs["mc_token_ids"] = (place * mask).argmax(-1)  # the last token
     theirs = dict(inputs)
-    if model.always_decodes:
+    if model.always_decodes and padding != "none":
         inputs["position_ids"] = positions_from_mask(inputs["attention_mask"])
         theirs["position_ids"] = inputs["position_ids"].reshape(-1, tokens)  # transformers flattens all but these
     return Batch(inputs, theirs, mask)
@@ -85,19 +85,20 @@ def outputs(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def by_steps(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The last hidden states or the logits `[B, T, ...]`: of a prompt first, then of its last `STEPS` tokens one by
-    one, each with the cache of what came before."""
+    """The last hidden states or the logits `[B, T, ...]`: of a prompt first, then of the tokens after it in `PIECES`
+    (one by one, if there are fewer), each with the cache of what came before."""
     length = inputs["input_ids"].shape[-1]
-    prompt = max(length - STEPS, 1)
-    cache, pieces = None, []
-    for start, end in [(0, prompt), *((place, place + 1) for place in range(prompt, length))]:
+    pieces = (length - sum(PIECES), *PIECES) if length > sum(PIECES) else (1,) * length
+    cache, end, found = None, 0, []
+    for piece in pieces:
+        start, end = end, end + piece
         step = {name: value[:, start:end] for name, value in inputs.items()}
         step["attention_mask"] = inputs["attention_mask"][:, :end]
         output = model(**step, past_key_values=cache, use_cache=True, return_dict=True)
         cache = output.past_key_values
-        pieces.append(dict(output.items()))
-    name = "logits" if "logits" in pieces[0] else "last_hidden_state"
-    return {name: torch.cat([piece[name] for piece in pieces], dim=1)}
+        found.append(dict(output.items()))
+    name = "logits" if "logits" in found[0] else "last_hidden_state"
+    return {name: torch.cat([fields[name] for fields in found], dim=1)}
 
 
 def of_tokens_only(found: Mapping[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
@@ -155,13 +156,16 @@ def compare(
         times = floors[name].ratio(apart)
         worst = max(worst, (times, apart.max_abs, floors[name].max_abs))
         if times > MULTIPLE and not where:
-            where = f"first in {_first(name, mine, other, rows)}"
+            where = f"first in {_first(name, mine, other, rows, apart, MULTIPLE * floors[name].max_abs)}"
     times, largest, floor = worst
     return Verdict(DIFFERS if where else IDENTICAL if identical else WITHIN, largest, floor, times, where)
 
 
-def _first(name: str, mine: Tensor, other: Tensor, rows: Tensor | None) -> str:
-    """The first entry of a field that is not equal, with both values."""
-    unequal = mine != other
-    place = tuple((unequal if rows is None else unequal & rows).nonzero()[0].tolist())
+def _first(name: str, mine: Tensor, other: Tensor, rows: Tensor | None, apart: Difference, limit: float) -> str:
+    """The first entry of a field that is beyond `limit` (the worst, if it is only their sum), with both values."""
+    beyond = (mine != other) & ~((mine.double() - other.double()).abs() <= limit)  # so that NaN is beyond
+    if rows is not None:
+        beyond &= rows | (mine.isnan() & ~other.isnan())  # NaN at padding goes on to the tokens
+    places = beyond.nonzero()
+    place = tuple(places[0].tolist()) if len(places) else apart.position
     return f"{name} at {list(place)}: {mine[place].item():.7g} in minitf, {other[place].item():.7g} in transformers"

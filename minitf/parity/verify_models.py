@@ -136,8 +136,10 @@ class Pair:
 
 
 def converted(model: Any, dtype: str) -> Any:
-    """A copy of a model in another dtype."""
-    return copy.deepcopy(model).to(named_dtype(dtype))
+    """A copy of a model in another dtype, or the model itself if that is its own: what is set on it must be set again
+    by whoever uses it next."""
+    wanted = named_dtype(dtype)
+    return model if model.dtype == wanted else copy.deepcopy(model).to(wanted)
 
 
 def _load_ours(row: Architecture, name: str, plan: Plan) -> tuple[Any, dict[str, Any]]:
