@@ -61,7 +61,7 @@ def npz_bytes(folder: Path, packed: bool) -> bytes:
 
 def made(container: str, folder: Path) -> dict[str, bytes]:
     """The files of one good checkpoint: name -> content; the first is the one to open."""
-    index = bundle(tensors(), per_block=3)
+    index, packed = bundle(tensors(), per_block=3), bundle(tensors(), compress=True)
     makers: dict[str, Any] = {
         "safetensors": lambda: {"model.safetensors": save(tensors())},
         "zip": lambda: {"pytorch_model.bin": torch_bytes(tensors())},
@@ -69,6 +69,7 @@ def made(container: str, folder: Path) -> dict[str, bytes]:
         "npz": lambda: {"model.npz": npz_bytes(folder, packed=False)},
         "npz packed": lambda: {"model.npz": npz_bytes(folder, packed=True)},
         "bundle": lambda: {"model.ckpt.index": index.index, "model.ckpt.data-00000-of-00001": index.shards[0]},
+        "bundle packed": lambda: {"model.ckpt.index": packed.index, "model.ckpt.data-00000-of-00001": packed.shards[0]},
         "hdf5": lambda: {"tf_model.h5": hdf5_bytes(folder)},
     }
     files: dict[str, bytes] = makers[container]()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.weights.damage import outcomes
 
-WITH_CHECKSUMS = ("zip", "npz", "npz packed", "bundle")
+WITH_CHECKSUMS = ("zip", "npz", "npz packed", "bundle", "bundle packed")
 WITHOUT = ("safetensors", "stream")
 QUICK, MANY = 300, 2000
 

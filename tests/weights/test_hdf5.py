@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import torch
 
 from tests.weights.forge import tensors, torch_bytes, write
 from weights_tools import hdf5_file, hdf5_listing
+from weights_tools.__main__ import main
 from weights_tools.files import WeightsError, open_checkpoint
 
 h5py = pytest.importorskip("h5py")
@@ -317,10 +320,16 @@ class TestTheChild:
         assert len(load(path)) == len(tensors())
         assert not (path.parent / "executed").exists()
 
-    def test_without_h5py(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        with pytest.raises(ImportError, match=r"tf_model\.h5 is an HDF5 file; .* pip install 'minitf\[tf\]'"):
+    def test_without_h5py(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "h5py" else find(name))
+        message = r"tf_model\.h5 is an HDF5 file; reading it needs h5py: pip install 'minitf\[tf\]'"
+        with pytest.raises(ImportError, match=message):
             open_checkpoint(path)
+        assert main(["inspect", str(path)]) == 1
+        assert re.search(message, capsys.readouterr().err)
 
     def test_h5py_is_not_imported_here(self, path: Path) -> None:
         import subprocess

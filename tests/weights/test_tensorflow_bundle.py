@@ -30,7 +30,6 @@ from tests.weights.bundle_forge import (
 )
 from tests.weights.bundle_forge import snappy as pack
 from tests.weights.forge import tensors, write
-from tests.weights.test_npz import damaged
 from weights_tools.__main__ import main
 from weights_tools.files import WeightsError, open_checkpoint
 from weights_tools.tensorflow_table import Damaged, snappy
@@ -491,25 +490,6 @@ def outcomes(folder: Path) -> dict[str, int]:
     assert (result.returncode, result.stderr) == (0, "")
     counts: dict[str, int] = eval(result.stdout, {"__builtins__": {}})
     return counts
-
-
-def test_random_damage(tmp_path: Path) -> None:
-    """Half of the time to the index, half of the time to the data."""
-    generator = random.Random(0)
-    goods = [bundle(tensors(), per_block=3), bundle(tensors(), compress=True)]
-    goods[0].write(tmp_path / "good")
-    for number in range(2000):
-        good = goods[number % 2]
-        index, data = good.index, good.shards[0]
-        if number % 4 < 2:
-            index = damaged(index, generator)
-        else:
-            data = damaged(data, generator)
-        Bundle(index, [data]).write(tmp_path / f"bad{number:04}")
-    counts = outcomes(tmp_path)
-    assert set(counts) == {"identical", "refused"}
-    assert sum(counts.values()) == 2000
-    assert counts["refused"] > 1500
 
 
 def with_checksum_again(content: bytes, change: int, generator: random.Random) -> bytes:
