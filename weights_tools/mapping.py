@@ -8,7 +8,8 @@ Placeholders:
 - `{layer}` and any other word: a text without dots and slashes ("0", "11", "query").
 
 `plan` applies a table to the names of a checkpoint, adds or removes the base prefix ("bert."), and sorts every name
-into exactly one list. Only names decide; a shape is compared, never guessed from.
+into exactly one list. Only names decide; a shape is compared, never guessed from. What happens to numbers is in `ops`;
+what other programs put around a name is in `wrappers`. `plan_back` and `into_dialect` are the way into another dialect.
 """
 
 from __future__ import annotations
@@ -88,6 +89,13 @@ def matcher(pattern: str) -> Callable[[str], dict[str, str] | None]:
         return found.groupdict() if found else None
 
     return match
+
+
+def matching(patterns: Iterable[str], names: Iterable[str], unwrapped: Callable[[str], str] | None = None) -> list[str]:
+    """The names that one of the patterns describes, with what is around them taken off by `unwrapped`."""
+    matchers = [matcher(pattern) for pattern in patterns]
+    bare = ((name, unwrapped(name) if unwrapped else name) for name in names)
+    return [name for name, inner in bare if any(match(inner) is not None for match in matchers)]
 
 
 def invert(rows: Iterable[Row]) -> tuple[Row, ...]:

@@ -1,15 +1,15 @@
 """BERT under the names of curated-transformers (explosion).
 
 Source: explosion/curated-transformers, models/bert/_hf.py of versions 1.x and 2.x: an encoder without heads, whose
-layers are nn.Linear as Hugging Face's are; no number is changed. (Version 0.x, which spaCy 3.7 uses, has other names
-and joins query, key and value; it is not read.)
+layers are nn.Linear as Hugging Face's are; no number is changed. Version 0.x (0.1.1) has other
+names and joins query, key and value: it is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weights_tools.mapping import Dialect, Row, matcher
+from weights_tools.mapping import Dialect, Row, matching
 from weights_tools.wrappers import unwrapped
 
 LAYER = "layers.{layer}."
@@ -50,8 +50,18 @@ def _curated(names: Iterable[str]) -> str | None:
         f"{LAYER}mha.{{rest}}",
         f"{LAYER}attn_residual_layer_norm.{{rest}}",
     )
-    found = [name for name in names if any(matcher(pattern)(unwrapped(name)) for pattern in patterns)]
+    found = matching(patterns, names, unwrapped)
     return f"{found[0]!r} and {len(found) - 1} more names of its encoder" if found else None
+
+
+def _joined(names: Iterable[str]) -> str | None:
+    found = matching([f"{LAYER}mha.input.{{kind}}"], names, unwrapped)
+    if not found:
+        return None
+    return (
+        f"{found[0]!r} joins query, key and value, as curated-transformers 0.x did: only the names of 1.x and 2.x are "
+        "read. Load the checkpoint that it was made from."
+    )
 
 
 DIALECTS = (
@@ -62,5 +72,6 @@ DIALECTS = (
         _curated,
         unwrapped=unwrapped,
         remark=REMARK,
+        refuses=_joined,
     ),
 )

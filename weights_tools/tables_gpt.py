@@ -9,9 +9,9 @@ and nothing is concluded from a shape: a wrong choice ends at `c_attn`, which is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-from weights_tools.mapping import Dialect, Join, Row, matcher
+from weights_tools.mapping import Dialect, Join, Row, matching
 from weights_tools.ops import TRANSPOSE, Shape
 from weights_tools.wrappers import unwrapped
 
@@ -81,26 +81,21 @@ FROM_SCRATCH = (
 
 
 def _from_scratch(names: Iterable[str]) -> str | None:
-    found = _matching((f"{TRF}att.{{rest}}",), names)
+    found = matching((f"{TRF}att.{{rest}}",), names, unwrapped)
     return f"{found[0]!r} and {len(found) - 1} more names of its attention" if found else None
 
 
-def _matching(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    matchers: list[Callable[[str], dict[str, str] | None]] = [matcher(pattern) for pattern in patterns]
-    return [name for name in names if any(match(unwrapped(name)) is not None for match in matchers)]
-
-
 def _nanogpt_gamma(names: Iterable[str]) -> str | None:
-    found = _matching(("transformer.ln_f.gamma", BLOCK + "ln_1.gamma", BLOCK + "ln_2.gamma"), names)
+    found = matching(("transformer.ln_f.gamma", BLOCK + "ln_1.gamma", BLOCK + "ln_2.gamma"), names, unwrapped)
     return f"{found[0]!r} and {len(found) - 1} more names: GPT-2 with gamma for a LayerNorm's scale" if found else None
 
 
 def _nanogpt(names: Iterable[str]) -> str | None:
     every = list(names)
-    found = _matching((BLOCK + "attn.c_attn.weight",), every)
+    found = matching((BLOCK + "attn.c_attn.weight",), every, unwrapped)
     if not found:
         return None
-    if not _matching(BIASES, every):
+    if not matching(BIASES, every, unwrapped):
         return f"{found[0]!r} without {found[0].removesuffix('weight') + 'bias'!r}: GPT-2 written with bias=False"
     if all(name.startswith("_orig_mod.") for name in every):
         return f"{found[0]!r}: every name begins with '_orig_mod.', as nanoGPT's train.py leaves it"

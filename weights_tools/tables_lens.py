@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from weights_tools.mapping import Dialect, Join, Row, matcher
+from weights_tools.mapping import Dialect, Join, Row, matcher, matching
 from weights_tools.ops import MERGE_HEADS, TRANSPOSE, Chain, MergeHeads
 from weights_tools.report import fold
 from weights_tools.wrappers import unwrapped
@@ -109,18 +109,13 @@ REMARK = (
 )
 
 
-def _matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    matchers = [matcher(pattern) for pattern in patterns]
-    return [name for name in names if any(match(unwrapped(name)) is not None for match in matchers)]
-
-
 def _bert(names: Iterable[str]) -> str | None:
-    found = _matching(("embed.embed.W_E", "embed.pos_embed.W_pos", "embed.token_type_embed.{rest}"), names)
+    found = matching(("embed.embed.W_E", "embed.pos_embed.W_pos", "embed.token_type_embed.{rest}"), names, unwrapped)
     return f"{found[0]!r} and {len(found) - 1} more names: embeddings of a HookedEncoder" if found else None
 
 
 def _gpt2(names: Iterable[str]) -> str | None:
-    found = _matching(("embed.W_E", "pos_embed.W_pos", f"{BLOCK}attn.W_{{letter}}"), names)
+    found = matching(("embed.W_E", "pos_embed.W_pos", f"{BLOCK}attn.W_{{letter}}"), names, unwrapped)
     return f"{found[0]!r} and {len(found) - 1} more names: matrices of a HookedTransformer" if found else None
 
 
@@ -162,7 +157,7 @@ def _centred(names: Iterable[str], read: Callable[[str], torch.Tensor]) -> list[
     findings = []
     for patterns, option, changed in CENTRED:
         found = []
-        for name in _matching(patterns, every):
+        for name in matching(patterns, every, unwrapped):
             tensor = read(name).to(torch.float64)
             # The mean of n random numbers is about 1/sqrt(n) of one; rounding after centring leaves 1/100 of that.
             spread = tensor.mean(-1).square().mean().sqrt() * tensor.shape[-1] ** 0.5

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from weights_tools.mapping import Dialect, Row, matcher
+from weights_tools.mapping import Dialect, Row, matching
 from weights_tools.ops import SQUEEZE_FIRST, TRANSPOSE
 
 MOMENT = "a moment of the optimizer, not a weight"
@@ -104,7 +104,7 @@ OPENAI_GPT2 = (
 
 
 def _with(patterns: tuple[str, ...], names: Iterable[str]) -> str | None:
-    found = [name for name in names if any(matcher(pattern)(name) is not None for pattern in patterns)]
+    found = matching(patterns, names)
     return f"{found[0]!r} and {len(found) - 1} more names" if found else None
 
 

@@ -381,6 +381,16 @@ def test_sizes_of_a_configuration_are_compared_in_every_dialect(dialect: str, tm
     assert all(any(f"config.json says {key} = {value}" in line for line in said) for key, value in sizes.items())
 
 
+def test_what_curated_transformers_0_wrote_is_refused_by_name(tmp_path: Path) -> None:
+    model = bert("BertModel", add_pooling_layer=False)
+    tensors = {"layers.0.mha.input.weight": torch.ones(96, 32), "embeddings.word_embeddings.weight": torch.ones(61, 32)}
+    path = written(tensors, tmp_path, model.config)
+    reason = r"'layers.0.mha.input.weight' joins query, key and value, as curated-transformers 0.x did"
+    with pytest.raises(WeightsError, match=rf"of the dialect 'curated-transformers' \(.*\), but {reason}"):
+        minitf.BertModel.from_pretrained(path)
+    assert any(re.match(reason, problem) for problem in inspect(path).problems)
+
+
 def test_two_wrappings_of_one_name_are_two_sources() -> None:
     source = {"_orig_mod.transformer.h.0.ln_1.gamma": (4,), "module.transformer.h.0.ln_1.gamma": (4,)}
     with pytest.raises(WeightsError, match=r"two sources in the checkpoint, '_orig_mod\..*' and 'module\."):
