@@ -394,6 +394,22 @@ def test_another_vocabulary(bert: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert row.where == "'Here is some text to encode.', token 3: 7 in minitf, 8 in transformers"
 
 
+def test_a_tokenizer_that_says_nothing_about_case(bert: Path, tmp_path: Path) -> None:
+    """docs/tokenization.md: a deliberate difference, so no row that differs."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Here", "here", "is", "some", "text", "to"]
+    minitf.BertTokenizerFast({p: n for n, p in enumerate(pieces)}, do_lower_case=False).save_pretrained(tmp_path)
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((bert / file).read_bytes())
+    assert results(verify(tmp_path, quick=True), "tokenizer") == {"identical"}
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["do_lower_case"]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    report = verify(tmp_path, quick=True)
+    assert report.ok, str(report)
+    assert "no do_lower_case is stated" in str(report)
+    assert "token 1: 5 in minitf, 6 in transformers" in str(report)
+
+
 def test_an_error_on_one_side(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, *args: Any, **inputs: Any) -> Any:
         raise RuntimeError("planted")
