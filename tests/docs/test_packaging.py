@@ -28,8 +28,8 @@ def test_base_dependencies_have_lower_bounds_only(stated: dict[str, Any]) -> Non
 
 def test_extras(stated: dict[str, Any]) -> None:
     extras = stated["project"]["optional-dependencies"]
-    assert set(extras) == {"viz", "train", "notebooks", "test", "all"}
-    assert extras["all"] == ["minitf[viz,train,notebooks]"]
+    assert set(extras) == {"viz", "train", "tf", "notebooks", "test", "all"}
+    assert extras["all"] == ["minitf[viz,train,tf,notebooks]"]
     # The oracle is for the tests alone.
     assert [name for name, wanted in extras.items() if any(entry.startswith("transformers") for entry in wanted)] == [
         "test"
