@@ -94,6 +94,14 @@ def test_training_mode_dtype_frozen_weights_and_buffers_go_along() -> None:
     assert first[0].count == 3
 
 
+def test_the_old_modules_return_in_the_present_mode() -> None:
+    model = bert()
+    replaced = replace(model, "**.query", doubled)
+    model.train()
+    replaced.undo()
+    assert all(module.training for module in model.modules())
+
+
 def test_the_old_weights_are_not_touched_by_training_the_new_ones() -> None:
     model = bert()
     state = base_state(model)
