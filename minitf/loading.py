@@ -47,6 +47,7 @@ WEIGHTS_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+MAX_LAYERS = 10_000  # ten times the deepest published; building takes a millisecond for each
 # The ends of names under which weights come, for the message alone.
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".npz", ".index", ".index.json")
 
@@ -276,15 +277,18 @@ def too_many_layers(model_class: type[Any], config: PretrainedConfig, checkpoint
     """Refuse a layer count that the file cannot hold before such a model is built: each layer has at least one tensor.
 
     Raises:
-        LoadError: the configuration counts more layers than the file has tensors.
+        LoadError: the configuration counts more layers than the file has tensors, or than `MAX_LAYERS`.
     """
     key = model_class.layers_rule[1]
-    if key and getattr(config, key) > len(checkpoint):
-        report = LoadReport(checkpoint=str(checkpoint.path))
+    if not key:
+        return
+    wanted, report = getattr(config, key), LoadReport(checkpoint=str(checkpoint.path))
+    if wanted > len(checkpoint):
         raise LoadError(
-            f"the configuration has {key} = {getattr(config, key)}, but the file holds only {len(checkpoint)} tensors.",
-            report,
+            f"the configuration has {key} = {wanted}, but the file holds only {len(checkpoint)} tensors.", report
         )
+    if wanted > MAX_LAYERS:
+        raise LoadError(f"the configuration has {key} = {wanted}: at most {MAX_LAYERS} are loaded.", report)
 
 
 def choose_dtype(dtype: torch.dtype | str | None, config: PretrainedConfig, checkpoint: Checkpoint) -> torch.dtype:

@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from minitf import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from minitf.loading import LoadError
 from tests.support import REPOSITORY
 
 MODELS = {
@@ -91,3 +94,12 @@ def test_absurd_sizes(model_type: str, tmp_path: Path) -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == {"refused": len(keys) * len(SIZES)}
+
+
+def test_layers_that_the_file_pretends_to_have(tmp_path: Path) -> None:
+    """Empty tensors cost an attacker a hundred bytes each, and a layer costs the reader a millisecond."""
+    config = MODELS["bert"][1].to_dict() | {"num_hidden_layers": 20_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({f"encoder.layer.{layer}.x": torch.zeros(0) for layer in range(20_000)}, tmp_path / "model.safetensors")
+    with pytest.raises(LoadError, match="num_hidden_layers = 20000: at most 10000 are loaded"):
+        BertForSequenceClassification.from_pretrained(tmp_path)
