@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from minitf.parity.dumps import Dump, NameMap
 from minitf.parity.noise import MARGIN, Difference, Floor, difference, fitted, floor_of, settled
-from minitf.parity.runs import Call, coarse_names, in_dtype, observe, recorded, split_names, unknown_name
+from minitf.parity.runs import Call, coarse_names, in_dtype, observe, recorded, split_names, step_by_step, unknown_name
 from minitf.parity.sides import Side, call_for, opened
 from minitf.patterns import matches
 from minitf.tracing.names import INSIDE, Names
@@ -202,7 +202,7 @@ class Task:
         self.names = Names.of(self.reference)
         # There is nothing more exact than float64 to take its floor from: `floor_of` scales that of float32.
         rough = torch.float32 if self.dtype == torch.float64 else self.dtype
-        self.rough, self.exact = in_dtype(self.reference, rough), in_dtype(self.reference, torch.float64)
+        self.rough, self.exact = (in_dtype(step_by_step(self.reference), kind) for kind in (rough, torch.float64))
         self.notes: list[str] = []
 
     # -- the two kinds of port --------------------------------------------------------------------------------------

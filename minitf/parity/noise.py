@@ -101,6 +101,8 @@ def fitted(value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         return value
     if shape[:1] == (1,) and tuple(value.shape) == shape[1:]:
         return value[None]
+    if tuple(value.shape) == (1, *shape):
+        return value[0]
     if value.dim() == len(shape) and value.shape[1:] == shape[1:] and 1 in (value.shape[0], shape[0]):
         return value
     return None
@@ -157,14 +159,13 @@ def ratio_of(name: str, found: Tensor, expected: Tensor, floor: Floor, mask: Ten
     if name.endswith(".scores"):
         found, expected = hidden_alike(found, expected)
     apart = (found - expected).abs()
-    rows = token_rows(name, tuple(apart.shape), mask)
+    rows, zero = token_rows(name, tuple(apart.shape), mask), apart.new_zeros(())
     if rows is not None:
-        zero = apart.new_zeros(())
-        apart, expected = torch.where(rows | apart.isnan(), apart, zero), torch.where(rows, expected, zero)
+        apart = torch.where(rows | apart.isnan(), apart, zero)
     largest = float(apart.max()) if apart.numel() else 0.0
     if not math.isfinite(largest):  # NaN on one side, or on both, where it may be the same
         return floor.ratio(difference(name, found, expected, torch.float64, mask))
-    norm = float(expected.norm())
+    norm = float((expected if rows is None else torch.where(rows, expected, zero)).norm())
     l2 = float(apart.norm()) / norm if norm else (math.inf if largest else 0.0)
     return floor.ratio(Difference(largest, l2, 0.0, (), 0.0, 0.0, 0.0, 0))
 
@@ -173,7 +174,7 @@ def last_place(value: float, dtype: torch.dtype) -> float:
     """The distance from `value` to the next number of the dtype."""
     info = torch.finfo(dtype)
     size = max(abs(value), info.tiny) if math.isfinite(value) else info.max
-    return float(info.eps) * 2.0 ** math.floor(math.log2(size))
+    return math.ldexp(float(info.eps), math.frexp(size)[1] - 1)
 
 
 def floor_of(own_error: Difference, dtype: torch.dtype) -> Floor:

@@ -23,7 +23,7 @@ from minitf.parity.dumps import PAST, Dump, write_tensor
 from minitf.tracing.context import Context
 from minitf.tracing.names import Choice, Names
 
-__all__ = ["Call", "Observer", "coarse_names", "in_dtype", "observe", "recorded", "unknown_name"]
+__all__ = ["Call", "Observer", "coarse_names", "in_dtype", "observe", "recorded", "step_by_step", "unknown_name"]
 
 See = Callable[[str, Tensor], "Tensor | None"]
 BY_POSITION = ("input_ids", "token_type_ids", "position_ids", "inputs_embeds", "labels")
@@ -206,6 +206,16 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model itself if it has this dtype, else a copy that computes in it."""
     kinds = {parameter.dtype for parameter in model.parameters()}
     return model if kinds == {dtype} else copy.deepcopy(model).to(dtype)
+
+
+def step_by_step(model: nn.Module) -> nn.Module:
+    """The model, or a copy, that computes attention by `eager`: the fused kernel has no scores, nor their NaN."""
+    config = getattr(model, "config", None)
+    if getattr(config, "attn_implementation", None) != "sdpa":
+        return model
+    model = copy.deepcopy(model)
+    model.config.attn_implementation = "eager"  # type: ignore[union-attr]
+    return model
 
 
 def coarse_names(model: nn.Module) -> list[str]:

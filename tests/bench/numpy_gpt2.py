@@ -1,4 +1,4 @@
-"""GPT-2 in NumPy: trunk, word scores, a key-value cache; each operation recorded under minitf's names, mistakes on demand.
+"""GPT-2 in NumPy: trunk, word scores, a key-value cache; each operation recorded by name, mistakes on demand.
 
 From the papers (Radford et al. 2018 and 2019: pre-norm, a LayerNorm after the last block, the tanh form of GELU).
 """
@@ -87,8 +87,10 @@ class NumpyGPT2(Port):
         ahead = 0
         if self.has("causal-mask-missing"):
             ahead = layer_keys
-        elif self.has("causal-mask-sees-the-next-token") or (self.has("causal-mask-off-by-one-with-cache") and past):
+        elif self.has("causal-mask-sees-the-next-token"):
             ahead = 1
+        elif self.has("causal-mask-off-by-one-with-cache") and past:
+            ahead = -1
         start = 0 if self.has("causal-mask-of-the-upper-left-with-cache") else past
         triangle = np.arange(layer_keys)[None] <= np.arange(start, start + length)[:, None] + ahead
         shown = np.ones_like(mask, bool) if self.has("padding-mask-ignored") else mask.astype(bool)

@@ -1,7 +1,7 @@
 """What the two NumPy ports share: arithmetic in a chosen precision, and the recording of every step.
 
-Written from the papers (Vaswani et al. 2017, Devlin et al. 2018, Radford et al. 2019, Hendrycks & Gimpel 2016), not from
-any implementation: a port that somebody else could have made.
+Written from the papers (Vaswani et al. 2017, Devlin et al. 2018, Radford et al. 2019, Hendrycks & Gimpel 2016), not
+from any implementation: a port that somebody else could have made.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ class Port:
         """Scores with a huge negative number on the keys that a query must not see."""
         if self.has("mask-inverted"):
             allowed = ~allowed
-        if self.has("mask-added-twice"):
-            return np.where(allowed, scores, -np.inf).astype(scores.dtype)
         hidden = -10_000.0 if self.has("mask-of-minus-10000") else np.finfo(np.float32).min / 2
+        if self.has("mask-added-twice"):
+            hidden = -np.inf
         return scores + np.where(allowed, 0.0, hidden).astype(scores.dtype)
 
     @staticmethod

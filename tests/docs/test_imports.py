@@ -85,7 +85,10 @@ ALLOWED: dict[str, set[str]] = {
     "minitf.surgery": {  # files of adapters; the loss and output of a head
         *("minitf.surgery", "minitf.patterns", "minitf.losses", "minitf.outputs", "weights_tools"),
     },
-    "minitf.parity": {"minitf.parity"},
+    "minitf.parity": {"minitf.parity", "minitf.tracing", "minitf.patterns", "weights_tools"},
+    "minitf.parity.dump_writer": set(),  # numpy alone: ports copy it
+    "minitf.parity.sides": {"minitf", "weights_tools"},  # a folder becomes a model
+    "minitf.parity.report_text": {"minitf.parity", "minitf.cli_output"},  # tables
     # loads whole checkpoints, generates and tokenizes, beside transformers
     **{f"minitf.parity.{name}": {"minitf", "weights_tools"} for name in VERIFY},
     "minitf.parity.faults": {  # how a mistake is made in the models, their leaves and caches

@@ -20,15 +20,15 @@ from minitf.parity.faults.injecting import Changes, attention_changed, parts, re
 # Attention and masks
 
 
-def mask_as_bias(model: Any, hidden: float) -> Changes:
-    """Instead of the boolean mask `hidden` is added to the scaled scores at the hidden keys."""
+def mask_as_bias(model: Any, hidden: float, *, inverted: bool = False) -> Changes:
+    """Instead of the boolean mask `hidden` is added to the scaled scores at the hidden keys (or at all others)."""
 
     def change(module: Any, call: dict[str, Any]) -> None:
         mask, bias = call.pop("mask"), call.get("bias")
         call["mask"] = None
         if mask is None:
             return
-        query = call["query"]
+        query, mask = call["query"], ~mask if inverted else mask
         added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, hidden / call["scale"])
         call["bias"] = added if bias is None else bias + added
 
@@ -36,11 +36,8 @@ def mask_as_bias(model: Any, hidden: float) -> Changes:
 
 
 def mask_inverted(model: Any) -> Changes:
-    def change(module: Any, call: dict[str, Any]) -> None:
-        if call["mask"] is not None:
-            call["mask"] = ~call["mask"]
-
-    return attention_changed(model, change)
+    """Added, as in most ports: a query that then sees nothing gets the mean of all values."""
+    return mask_as_bias(model, -1e30, inverted=True)
 
 
 def softmax_in_half_precision(model: Any) -> Changes:
