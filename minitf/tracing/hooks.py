@@ -112,29 +112,37 @@ def with_first_tensor(values: Any, key: Any, tensor: Tensor) -> Any:
 class Tap:
     """All watchers of the inside of one module, in the order in which their contexts were entered.
 
-    One mode serves them all: modes of several contexts would see arguments in the reverse order.
+    One mode serves them all: modes of several contexts would see arguments in the reverse order. It is active from the
+    beginning of `start`, which is the module itself or a part of it, to the end of the module.
     """
 
     def __init__(self, module: nn.Module, mode: type[Inside], start: nn.Module) -> None:
         self.watchers: list[tuple[Watcher, str]] = []
-        self.running: list[Inside] = []
+        self.running: list[Inside | None] = []  # one for each call of the module that has begun; None before `start`
         self.mode = mode
         self.handles = [
+            module.register_forward_pre_hook(self.begin),
             start.register_forward_pre_hook(self.enter),
             module.register_forward_hook(self.leave, always_call=True),
         ]
 
-    def enter(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def begin(self, module: nn.Module, arguments: Any) -> None:
+        self.running.append(None)
+
+    def enter(self, start: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not self.running or self.running[-1] is not None:
+            return arguments  # the part is called on its own, or a second time
         mode = self.mode(self)
         arguments = mode.started(arguments)
         mode.__enter__()  # type: ignore[no-untyped-call]
-        self.running.append(mode)
+        self.running[-1] = mode
         return arguments
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        # Empty if the module failed before this tap was entered.
-        if self.running:
-            self.running.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        # Nothing is there if the module failed before this tap was reached.
+        mode = self.running.pop() if self.running else None
+        if mode is not None:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def at(self, what: str, tensor: Tensor) -> Tensor:
         for watcher, path in list(self.watchers):

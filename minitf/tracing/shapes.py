@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minitf.tracing.context import Context
 from minitf.tracing.hooks import own_calculation
-from minitf.tracing.names import ALL, Choice
+from minitf.tracing.names import ALL, Choice, Names
 
 __all__ = ["Outline", "memory_cost", "outline"]
 
@@ -109,15 +109,20 @@ def outline(model: nn.Module, pattern: str | Iterable[str] = ALL) -> dict[str, O
     return outline_of_call(model, pattern, ("encoder_hidden_states",))
 
 
-def outline_of_call(model: nn.Module, pattern: str | Iterable[str], given: Iterable[str]) -> dict[str, Outline]:
-    """`outline` of a call that gets these inputs, where the model has a use for them, beside `input_ids`."""
-    choices = Context(model, pattern).choices
+def outline_of_call(
+    model: nn.Module, pattern: str | Iterable[str], given: Iterable[str], choices_each: int = 2
+) -> dict[str, Outline]:
+    """`outline` of a call that gets these inputs, where the model has a use for them, beside `input_ids`.
+
+    `choices_each`: in a class with several choices for each row, how many.
+    """
+    choices = Names.of(model).choose(pattern)
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
         with torch.no_grad():
-            small, large = (ShapesOnly(model).of(example_inputs(model, sizes, given)) for sizes in SIZES)
+            small, large = (ShapesOnly(model).of(example_inputs(model, sizes, given, choices_each)) for sizes in SIZES)
     finally:
         for module in training:
             module.training = True
@@ -132,7 +137,9 @@ def outline_of_call(model: nn.Module, pattern: str | Iterable[str], given: Itera
     return found
 
 
-def example_inputs(model: nn.Module, sizes: Mapping[str, int], given: Iterable[str]) -> dict[str, Tensor]:
+def example_inputs(
+    model: nn.Module, sizes: Mapping[str, int], given: Iterable[str], choices_each: int
+) -> dict[str, Tensor]:
     """`input_ids` `[B, T]` of zeros, and those of `given` that the shapes of values depend on.
 
     Raises:
@@ -142,8 +149,8 @@ def example_inputs(model: nn.Module, sizes: Mapping[str, int], given: Iterable[s
     if "input_ids" not in arguments:
         raise TypeError(f"{type(model).__name__}.forward has no input_ids, so it cannot be called for its shapes.")
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    shape = (sizes["B"], 2, sizes["T"]) if type(model).__name__ in CHOICES else (sizes["B"], sizes["T"])
-    ids = torch.zeros(shape, dtype=torch.long, device=parameter.device)
+    middle = (choices_each,) if type(model).__name__ in CHOICES else ()
+    ids = torch.zeros(sizes["B"], *middle, sizes["T"], dtype=torch.long, device=parameter.device)
     config: Any = getattr(model, "config", None)
     possible = {"token_type_ids": ids, "position_ids": ids}
     if getattr(config, "add_cross_attention", False):
@@ -197,8 +204,10 @@ def memory_cost(
     else:
         past = cache.get_seq_length() if hasattr(cache, "get_seq_length") else cache[0][0].shape[2]
     sizes = {"batch": length[0], "tokens": length[-1], "past": int(past)}
+    others = [key for key, value in given.items() if value is not None]
+    wanted = list(dict.fromkeys(choice.name for choice in Names.of(model).choose(pattern)))  # an alias costs nothing
     total = 0
-    for value in outline_of_call(model, pattern, [key for key, value in given.items() if value is not None]).values():
+    for value in outline_of_call(model, wanted, others, length[1] if len(length) == 3 else 2).values():
         total += value.itemsize * prod(value.shape(**sizes, encoder=0 if encoder is None else encoder.shape[1]))
     return total
 

@@ -555,6 +555,17 @@ def test_the_cost_with_a_cache_and_an_encoder() -> None:
     assert cost == sum(tensor.numel() * tensor.element_size() for tensor in step.values())
 
 
+def test_the_cost_of_several_choices() -> None:
+    config = minitf.BertConfig(vocab_size=61, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    net, ids = minitf.BertForMultipleChoice(config).eval(), torch.ones(2, 3, 5, dtype=torch.long)
+    _, step = captured(net, ids, "all")
+    assert (
+        memory_cost(net, ids, "**")
+        == memory_cost(net, ids)
+        == sum(tensor.numel() * tensor.element_size() for tensor in step.values())
+    )
+
+
 def test_the_cost_call_is_seen_by_nobody_else() -> None:
     net, batch = model("gpt2"), inputs("gpt2")
     with capture(net, "**.probs") as outer, capture(net, "all") as inner:

@@ -112,6 +112,17 @@ def test_the_stream_in_the_middle_is_replaced_for_both_its_uses(library: int) ->
     assert not torch.allclose(record["layer.1.resid_post"], expected, atol=1e-2)
 
 
+def test_a_part_that_is_called_on_its_own_leaves_no_mode_behind() -> None:
+    net, batch = model("gpt2"), inputs("gpt2")
+    plain, hidden = logits(net, batch), torch.ones(1, 2, 64)
+    with torch.no_grad(), patch(net, {"layer.0.resid_mid": lambda x: x * 2}):
+        net.transformer.h[0].ln_2(hidden)
+        net.transformer.h[0](hidden)  # nor is it patched: only calls of the model are
+        assert modes() == 0
+        assert not torch.equal(net(**batch).logits, plain)
+        assert modes() == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_end_of_the_stream_gives_the_logits(family: str) -> None:
     net, batch = model(family), inputs(family)
