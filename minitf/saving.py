@@ -34,10 +34,13 @@ def save_model(
     safe_serialization: bool,
 ) -> None:
     """See `PreTrainedModel.save_pretrained`, whose arguments these are."""
+    from minitf.surgery.saving import check_plain
+
     folder = folder_to_write(save_directory)
     parse_size(max_shard_size)  # an unreadable size is an error before anything is written
     model.check_ties()
     model.check_pruned_heads()
+    check_plain(model)
     own = model.state_dict()
     tensors = own if state_dict is None else checked_state_dict(model, own, state_dict)
     config = copy.deepcopy(model.config)

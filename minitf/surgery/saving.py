@@ -41,7 +41,8 @@ class CheckedSave:
 def guard(model: nn.Module) -> None:
     """Put a `CheckedSave` before `save_pretrained` of the model and of every model inside it; once plain, take it away.
 
-    A model that *contains* the given one is not reached: surgery is done on the model that will be saved.
+    A model that *contains* the given one is not reached: minitf's ask for themselves (`minitf.saving`), for another
+    library's surgery is done on the model that will be saved.
     """
     for module in model.modules():
         if not hasattr(type(module), "save_pretrained"):

@@ -50,7 +50,13 @@ ALLOWED: dict[str, set[str]] = {
         "minitf.saving",
         "weights_tools",
     },
-    "minitf.saving": {"minitf.config", "minitf.keywords", "minitf.pretrained", "weights_tools"},
+    "minitf.saving": {
+        "minitf.config",
+        "minitf.keywords",
+        "minitf.pretrained",
+        "minitf.surgery",  # whether a part of the model is one that a plain checkpoint cannot hold
+        "weights_tools",
+    },
     "minitf.loading": {"minitf.config", "minitf.keywords", "minitf.masks", "minitf.pretrained", "weights_tools"},
     "minitf.models": {
         *LEAVES,
@@ -110,7 +116,7 @@ LAZY_ONLY: dict[str, set[str]] = {
     "minitf.config": {"minitf.activations", "torch", "weights_tools"},
     "minitf.pretrained": {"minitf.loading", "minitf.saving", "minitf.outputs", "weights_tools"},
     "minitf.loading": {"minitf.pretrained"},
-    "minitf.saving": {"minitf.pretrained"},
+    "minitf.saving": {"minitf.pretrained", "minitf.surgery"},
     "minitf.models.auto": {"torch", "minitf.pretrained", "minitf.loading", "weights_tools"},
     "minitf.tokenization": {"torch"},
     "minitf.generation": {"weights_tools"},

@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from minitf import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
+from minitf.surgery import Lora, add_adapter
 from tests.support import randomise_
 from tests.weights.test_saving import steps_of
 from weights_tools.files import open_checkpoint
@@ -128,6 +129,15 @@ def test_the_settings_of_another_model_go(tmp_path: Path) -> None:
     small = {"vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     BertForSequenceClassification(BertConfig(**small, intermediate_size=12)).save_pretrained(tmp_path)
     assert names(tmp_path) == {"config.json", "model.safetensors"}
+
+
+def test_adapters_in_a_part_of_the_model(tmp_path: Path) -> None:
+    """Surgery on the trunk alone, and a save of the model around it: the file would lose the adapter or not load."""
+    model = gpt2(0)
+    add_adapter(model.transformer, "songs", Lora(r=2))
+    with pytest.raises(RuntimeError, match=r"transformer\.h\.0\.attn\.c_attn has adapters, .*surgery\.merge"):
+        model.save_pretrained(tmp_path)
+    assert names(tmp_path) == set()
 
 
 def test_a_directory_in_the_way(tmp_path: Path) -> None:
