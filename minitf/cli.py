@@ -179,6 +179,13 @@ def diagnose_parser() -> Parser:
     return cli_diagnose.diagnose_parser()
 
 
+def golden_parser() -> Parser:
+    """`minitf golden FOLDER -o OUT`."""
+    from minitf import cli_golden
+
+    return cli_golden.golden_parser()
+
+
 def _run(arguments: argparse.Namespace) -> None:
     from minitf.cli_run import run
 
@@ -233,6 +240,12 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     diagnose(arguments)
 
 
+def _golden(arguments: argparse.Namespace) -> None:
+    from minitf.cli_golden import golden
+
+    golden(arguments)
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from minitf.cli_info import info
 
@@ -256,6 +269,7 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], N
     "verify": (verify_parser, _verify, "a checkpoint in minitf beside the installed transformers"),
     "compare": (compare_parser, _compare, "where a port first diverges from the reference"),
     "diagnose": (diagnose_parser, _diagnose, "which known mistake explains a port's numbers"),
+    "golden": (golden_parser, _golden, "what a checkpoint computes, step by step, as files to test a port against"),
     "env": (env_parser, _env, "versions, threads, devices and platform"),
 }
 

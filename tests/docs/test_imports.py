@@ -27,6 +27,7 @@ LEAVES = {f"minitf.{name}" for name in LEAF_NAMES}
 GROUND = "minitf.checks"  # below the leaves: whether torch records a graph, and what inputs must look like
 
 VERIFY = ("verify", "verify_inputs", "verify_models", "verify_tokens")
+GOLDEN = ("golden_making", "golden_inputs", "golden_check")
 REFERENCE = "minitf.parity.verify_models"  # the one module that imports transformers, when `minitf verify` runs
 
 # module (or package) -> what of this project it may import. A module that no row covers fails the test.
@@ -93,10 +94,11 @@ ALLOWED: dict[str, set[str]] = {
     },
     "minitf.parity": {"minitf.parity", "minitf.tracing", "minitf.patterns", "weights_tools"},
     "minitf.parity.dump_writer": set(),  # numpy alone: ports copy it
+    "minitf.parity.golden": set(),  # numpy alone: reads bundles where there is no torch
     "minitf.parity.sides": {"minitf", "weights_tools"},  # a folder becomes a model
     "minitf.parity.report_text": {"minitf.parity", "minitf.cli_output"},  # tables
-    # loads whole checkpoints, generates and tokenizes, beside transformers
-    **{f"minitf.parity.{name}": {"minitf", "weights_tools"} for name in VERIFY},
+    # load whole checkpoints, generate and tokenize; verify beside transformers
+    **{f"minitf.parity.{name}": {"minitf", "weights_tools"} for name in (*VERIFY, *GOLDEN)},
     "minitf.parity.faults": {  # how a mistake is made in the models, their leaves and caches
         "minitf.parity.faults",
         "minitf.models",

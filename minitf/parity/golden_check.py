@@ -1,0 +1,231 @@
+"""Is a golden bundle what minitf computes here? Every array of it is computed again and compared.
+
+    inputs, weights     equal
+    integers            equal (tokens)
+    float64             within `EXACT` of the array's largest value
+    float32             bit for bit, if torch, numpy and the kind of processor are those that made the bundle; else
+                        within `MARGIN` noise floors (`minitf.parity.noise`): the distance of the bundle's own float32
+                        from its float64
+
+Another processor adds up a product in another order, which is all that may differ. A gradient that is zero but for
+rounding (a key bias shifts all scores of a query alike) has no digits to agree in: gradients may differ by `DUST`
+roundings of the largest one as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+import minitf
+from minitf.parity.golden import PARTS, Array, Bundle, BundleError, digest, load
+from minitf.parity.golden_making import Settings, as_arrays, computed, machine
+from minitf.parity.noise import MARGIN, Difference, difference, floor_of, settled
+from minitf.parity.verify_models import first_line
+from minitf.pretrained import PreTrainedModel
+
+__all__ = ["DUST", "EXACT", "Check", "Unlike", "build", "check"]
+
+EXACT = 1e-10
+"""Of float64, whose rounding is 1e-16: summation in another order was measured at 3e-15 (tests/goldens)."""
+DUST = 16.0
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """One array that is not what it should be.
+
+    Attributes:
+        part, name: where it stands. what: in what it differs, in words.
+    """
+
+    part: str
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.part} {self.name}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` found.
+
+    Attributes:
+        bundle: its path. model: the class. same_machine: whether float32 had to be equal bit for bit.
+        compared, identical: how many arrays there are, and how many of them are equal bit for bit.
+        unlike: arrays beyond the tolerance, in the order of computation.
+    """
+
+    bundle: str
+    model: str
+    same_machine: bool
+    compared: int
+    identical: int
+    unlike: tuple[Unlike, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bundle is what minitf computes here."""
+        return not self.unlike
+
+    def __str__(self) -> str:
+        kind = "made with these versions on such a processor" if self.same_machine else "made elsewhere"
+        head = f"{self.bundle}: {self.model}, {kind}"
+        within = self.compared - self.identical - len(self.unlike)
+        counts = f"{self.compared} arrays: {self.identical} identical, {within} within the tolerance"
+        if self.ok:
+            return f"{head}\n{counts}"
+        more = f"\n(and {len(self.unlike) - 1} more)" if len(self.unlike) > 1 else ""
+        return f"{head}\n{counts}, {len(self.unlike)} differ\nfirst: {self.unlike[0]}{more}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {**asdict(self), "unlike": [asdict(row) for row in self.unlike], "ok": self.ok}
+
+
+def check(bundle: Bundle | str | os.PathLike[str], model: PreTrainedModel | None = None) -> Check:
+    """Compute a bundle again and compare.
+
+    Args:
+        bundle: or its path. model: whose numbers the bundle should be; None = one that is built from the bundle's
+            configuration and weights.
+
+    Raises:
+        BundleError: a damaged bundle; one without weights, if no model is given; a model of another class.
+    """
+    found = bundle if isinstance(bundle, Bundle) else load(bundle)
+    said = found.description
+    if model is None:
+        model = build(found)
+    elif type(model).__name__ != said["class"]:
+        raise BundleError(f"{found.path} is of {said['class']}, and the model is a {type(model).__name__}.")
+    inputs = {name: torch.from_numpy(value) for name, value in found.part("inputs").items()}
+    steps = {key: value for key, value in said["optimizer"].items() if key != "name"}
+    searches = said["tokens"]
+    chosen = {} if "new tokens" not in searches else {"new_tokens": searches["new tokens"], "beams": searches["beams"]}
+    settings = Settings(names=tuple(said["names"]), optimizer=steps, **chosen)
+    same = all(said["made with"].get(key) == value for key, value in machine().items())
+    unlike: list[Unlike] = []
+    compared = identical = 0
+    made = []
+    for part, tensors in computed(model, inputs, settings):
+        made.append(part)
+        ours = as_arrays(tensors)
+        if part not in found.parts:
+            unlike += _absent(found, part, ours)
+            continue
+        stored = found.part(part)
+        exact = found.part(part.replace("float32", "float64")) if part.endswith("float32") and not same else {}
+        unlike += _compared(part, ours, stored, exact)
+        compared += len(stored)
+        identical += sum(same_bits(ours.get(name), value) for name, value in stored.items())
+    unlike += [Unlike(part, "", "minitf computes no such part") for part in found.parts if part not in made]
+    unlike.sort(key=lambda row: PARTS.index(row.part))
+    return Check(str(found.path), said["class"], same, compared, identical, tuple(unlike))
+
+
+def build(bundle: Bundle) -> PreTrainedModel:
+    """The model of a bundle, from its own configuration and weights.
+
+    Raises:
+        BundleError: it has no weights, or they do not fit its configuration.
+    """
+    said = bundle.description
+    if "weights" not in bundle.parts:
+        raise BundleError(f"{bundle.path} was made without weights: name the folder of the checkpoint too.")
+    kind = getattr(minitf, said["class"], None)
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        raise BundleError(f"{bundle.path} is of {said['class']!r}, which is no class of minitf.")
+    weights = {name: torch.from_numpy(value) for name, value in bundle.part("weights").items()}
+    poolerless = kind is minitf.BertModel and not any(name.startswith("pooler.") for name in weights)
+    options = {"add_pooling_layer": False} if poolerless else {}
+    load_model: Any = kind.from_pretrained
+    try:
+        config = minitf.AutoConfig.from_dict(said["config"])
+        model = load_model(None, config=config, state_dict=weights, strict=True, dialect="hf", **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise BundleError(
+            f"{bundle.path}: its weights and its configuration do not fit: {first_line(error)}"
+        ) from error
+    return cast(PreTrainedModel, model)
+
+
+def _absent(bundle: Bundle, part: str, ours: Mapping[str, Array]) -> list[Unlike]:
+    """A part that minitf computes and the bundle does not have."""
+    if part != "weights":
+        return [Unlike(part, "", "the bundle does not have it")]
+    expected, found = bundle.description["weights"]["sha256"], digest(ours)
+    if found == expected:
+        return []
+    return [Unlike(part, "", f"their sha256 is {found}; the bundle was made from {expected}: another checkpoint")]
+
+
+def same_bits(one: Array | None, other: Array) -> bool:
+    """Whether two arrays have the same bytes, shape and dtype."""
+    if one is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return one.tobytes() == other.tobytes()
+
+
+def _compared(
+    part: str, ours: Mapping[str, Array], stored: Mapping[str, Array], exact: Mapping[str, Array]
+) -> list[Unlike]:
+    """The arrays of a part that differ; `exact` is its float64, if float32 is compared with a tolerance."""
+    found = [Unlike(part, name, "the bundle does not have it") for name in ours if name not in stored]
+    apart: dict[str, Difference] = {}
+    for name, value in stored.items():
+        mine = ours.get(name)
+        if mine is None:
+            found.append(Unlike(part, name, "minitf does not compute it"))
+        elif (mine.shape, mine.dtype) != (value.shape, value.dtype):
+            kinds = [f"{list(array.shape)} {array.dtype}" for array in (value, mine)]
+            found.append(Unlike(part, name, f"{kinds[0]} in the bundle, {kinds[1]} computed"))
+        elif not same_bits(mine, value):
+            apart[name] = _difference(name, mine, value)
+    limits = _limits(part, apart, stored, exact)
+    for name, one in apart.items():
+        if not one.max_abs <= limits[name]:
+            allowed = f"; allowed is {limits[name]:.3g}" if limits[name] else ", and they must be equal"
+            place = f"at {list(one.position)}: " if one.position else ""
+            found.append(
+                Unlike(
+                    part, name, f"{place}{one.expected:.9g} in the bundle, {one.found:.9g} computed, "
+                    f"{one.max_abs:.3g} apart{allowed}",
+                )
+            )  # fmt: skip
+    return found
+
+
+def _difference(name: str, mine: Array, value: Array) -> Difference:
+    dtype = torch.float32 if value.dtype == np.float32 else torch.float64
+    return difference(name, torch.from_numpy(mine), torch.from_numpy(value), dtype)
+
+
+def _limits(
+    part: str, apart: Mapping[str, Difference], stored: Mapping[str, Array], exact: Mapping[str, Array]
+) -> dict[str, float]:
+    """How far each array may be off, as largest absolute difference."""
+    dust = 0.0
+    if part.startswith("gradients"):
+        info = torch.finfo(torch.float32 if part.endswith("float32") else torch.float64)
+        dust = DUST * float(info.eps) * max((float(np.abs(value).max()) for value in stored.values()), default=0.0)
+    if exact:
+        errors = {name: _difference(name, stored[name], exact[name]) for name in exact if name in stored}
+        floors = settled(
+            {name: floor_of(error, torch.float32) for name, error in errors.items()},
+            {name: error.count for name, error in errors.items()},
+            {name: error.scale for name, error in errors.items()},
+        )
+        # The bundle's own float32 is one floor away from float64 too.
+        return {name: (MARGIN + 1) * floors[name].max_abs + dust if name in floors else 0.0 for name in apart}
+    relative = {
+        name: EXACT * one.scale if stored[name].dtype == np.float64 and part not in ("inputs", "weights") else 0.0
+        for name, one in apart.items()
+    }
+    return {name: limit + dust if limit else 0.0 for name, limit in relative.items()}
