@@ -82,7 +82,8 @@ def as_text(facts: dict[str, Any], *, with_aliases: bool) -> list[str]:
     call = "one text" if tokens is None else f"one text of {tokens} tokens"
     used = {letter for row in rows for dim in row["shape"] if isinstance(dim, str) for letter in dim}
     meaning = [f"{letter} {word}" for letter, word in LETTERS.items() if letter in used]
-    lines = [f"{facts['class']}: {len(rows)} names, in the order of execution of {call}"]
+    count = "1 name" if len(rows) == 1 else f"{len(rows)} names"
+    lines = [f"{facts['class']}: {count}, in the order of execution of {call}"]
     lines += [", ".join(meaning)] * bool(meaning) + [""]
     cells = []
     for label, members in folded(rows):

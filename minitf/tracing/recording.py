@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minitf.tracing.context import Context, call
-from minitf.tracing.names import ALL, Choice, Names, key_error
+from minitf.tracing.names import ALL, INSIDE, Choice, Names, key_error
 from minitf.tracing.shapes import said_cost
 
 __all__ = ["Record", "Step", "capture", "captured"]
@@ -22,12 +22,11 @@ logger = logging.getLogger("minitf.tracing")
 class Values(Mapping[str, Tensor]):
     """Name -> tensor, in the order of execution. An alias and the name that it stands for find the same tensor."""
 
-    def __init__(self, names: Names, choices: Iterable[Choice], missing: str) -> None:
+    def __init__(self, names: Names, choices: Iterable[Choice]) -> None:
         self._names = names
         self._shown: dict[str, list[str]] = {}
         for choice in choices:
             self._shown.setdefault(choice.name, []).append(choice.shown)
-        self._missing = missing
         self._tensors: dict[str, Tensor] = {}
 
     def put(self, name: str, tensor: Tensor, number: int = 1) -> None:
@@ -52,7 +51,11 @@ class Values(Mapping[str, Tensor]):
             except ValueError as error:  # the model has no such name
                 raise key_error(str(error)) from None
             raise key_error(f"{name!r} was not asked for; capture was given other names.")
-        raise key_error(f"{name!r} {self._missing}")
+        raise key_error(f"{name!r} {self.missing(base)}")
+
+    def missing(self, name: str) -> str:
+        """Why there is no such value."""
+        return "has no gradient: was capture called with gradients=True, and the loss with backward()?"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -78,16 +81,17 @@ class Step(Values):
 
     def __init__(self, names: Names, choices: Iterable[Choice]) -> None:
         choices = list(choices)
-        super().__init__(
-            names,
-            choices,
-            "exists, but this call did not compute it (attention that is written with other functions than torch's "
-            "matmul, softmax and scaled_dot_product_attention has no inside that can be seen).",
-        )
-        self.gradients = Values(
-            names, choices, "has no gradient: was capture called with gradients=True, and the loss with backward()?"
-        )
+        super().__init__(names, choices)
+        self.gradients = Values(names, choices)
         self._counts: dict[str, int] = {}
+
+    def missing(self, name: str) -> str:
+        if name.rpartition(".")[2] not in INSIDE:
+            return "exists, but this call did not compute it."
+        return (
+            "exists, but this call did not compute it: the module did not run, or its attention is written with other "
+            "functions than torch's matmul, softmax and scaled_dot_product_attention."
+        )
 
     def number(self, name: str) -> int:
         """How many times this name was computed, with this time."""
@@ -117,7 +121,7 @@ class Record(Mapping[str, Tensor]):
         if not self.steps:
             raise RuntimeError(
                 "nothing is recorded: the model that was given to capture was not called in the block (a call of one "
-                "of its parts, or of its forward, does not count)."
+                "of its parts, of its forward, or of a compiled form of it does not count)."
             )
         raise RuntimeError(f"the model was called {len(self.steps)} times: choose a call, record.steps[0][name].")
 

@@ -219,4 +219,4 @@ def said_cost(model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[st
         cost = memory_cost(model, bound)
     except Exception as error:  # any model may be captured; only what it costs is not known then
         return f"every value is copied; how much that is cannot be told beforehand ({error})."
-    return f"the copies of this call take {cost / 1e6:.1f} MB."
+    return f"the copies of this call take {cost:,} bytes."
