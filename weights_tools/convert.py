@@ -6,6 +6,7 @@ Tensors are read when they are written, one at a time. All or nothing: a folder 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -173,10 +174,17 @@ def convert(
         _check_dtypes(tensors, target.to)
         result = _described(source, checkpoint, found, tensors, target)
         counted = {name: _counted(tensor, progress) for name, tensor in tensors.items()} if progress else tensors
-        if target.is_file:
-            _write_file(target, counted, checkpoint, result)
-        else:
-            _write_folder(target, counted, checkpoint, result, dtype, max_shard_size or "5GB", write_card)
+        is_new = not os.path.lexists(target.place)
+        try:
+            if target.is_file:
+                _write_file(target, counted, checkpoint, result)
+            else:
+                _write_folder(target, counted, checkpoint, result, dtype, max_shard_size or "5GB", write_card)
+        except BaseException:
+            if is_new and not target.is_file:
+                with contextlib.suppress(OSError):
+                    target.place.rmdir()  # only if it is empty
+            raise
     return result
 
 

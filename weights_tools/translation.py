@@ -23,7 +23,7 @@ from weights_tools.hub import resolve
 from weights_tools.inspection import MAX_CONFIG_BYTES
 from weights_tools.mapping import Dialect, Plan, Way, own_targets, plan, plan_back
 from weights_tools.ops import IDENTITY, Shape
-from weights_tools.regular import is_there, read_text
+from weights_tools.regular import is_there, problem, read_text
 from weights_tools.report import fold
 from weights_tools.saving import Pending
 
@@ -288,7 +288,12 @@ def _heads(checkpoint: Checkpoint, made: Plan, into: str) -> int:
     file = where(checkpoint) / "config.json"
     config = {}
     if is_there(file):
-        config = json.loads(read_text(file, MAX_CONFIG_BYTES, expected="a configuration in JSON"))
+        text = read_text(file, MAX_CONFIG_BYTES, expected="a configuration in JSON")
+        try:
+            config = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            remedy = "Repair it, or give the number of heads (num_heads=, --heads)."
+            raise problem(file, f"not JSON ({error})", expected="a configuration in JSON", remedy=remedy) from None
     found = [config[key] for key in HEAD_KEYS if key in config] if isinstance(config, dict) else []
     if not found or type(found[0]) is not int or found[0] < 1:
         raise WrongCall(
