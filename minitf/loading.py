@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import nearest_name
+from weights_tools.common import same_bits as same_bits
 from weights_tools.files import PREFERENCE, Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
 from weights_tools.mapping import CHOSEN, Plan, Source, plan
@@ -500,12 +501,6 @@ def same_values(checkpoint: Checkpoint, matched: Plan, config: PretrainedConfig,
             f"{checkpoint.path}: {alias} and {canonical} hold different values, but they are one parameter in this "
             "model" + (": load with tie_word_embeddings=False to keep both." if config.tie_word_embeddings else ".")
         )
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal shape, dtype and bits; NaN equals the same NaN."""
-    alike = a.shape == b.shape and a.dtype == b.dtype
-    return alike and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 def read_parameters(

@@ -91,3 +91,9 @@ class UnchangedFile:
 
     def close(self) -> None:
         self.file.close()
+
+
+def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Equal shape, dtype and bits; NaN equals the same NaN."""
+    alike = first.shape == second.shape and first.dtype == second.dtype
+    return alike and torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from weights_tools.calls import WrongCall
+from weights_tools.common import same_bits
 from weights_tools.files import Checkpoint
 from weights_tools.keys import few, without_layer
 from weights_tools.report import fold
-from weights_tools.translation import BASES, HF, Translation, open_source, same_bits, translate
+from weights_tools.translation import BASES, HF, Translation, open_source, translate
 
 BLOCK = 2**22  # numbers that are compared at a time
 

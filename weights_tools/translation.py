@@ -17,7 +17,7 @@ import torch
 
 from weights_tools import tables
 from weights_tools.calls import WrongCall
-from weights_tools.common import WeightsError
+from weights_tools.common import WeightsError, same_bits
 from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
 from weights_tools.inspection import MAX_CONFIG_BYTES
@@ -312,12 +312,6 @@ def _with_base(names: dict[str, Shape], back: Dialect) -> dict[str, str]:
         known = (base + name for base in BASES if not back.knows(name) and back.knows(base + name))
         result[next(known, name)] = name
     return result
-
-
-def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Equal shape, dtype and bits; NaN equals the same NaN."""
-    alike = first.shape == second.shape and first.dtype == second.dtype
-    return alike and torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))
 
 
 def overflows(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
