@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run_and_print_what_their_comments_say(number: int) -> None:
+def test_python_blocks_run_and_print_what_their_comments_say(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some write files
     block = BLOCKS[number]
     printed = io.StringIO()
     with redirect_stdout(printed):
