@@ -199,7 +199,8 @@ def open_source(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         FileNotFoundError, WeightsError, OSError: as `resolve` (never a download) and `open_checkpoint`.
     """
-    return open_checkpoint(bundle_index(path) or resolve(path, local_files_only=True))
+    is_here = os.fspath(path) and os.path.lexists(Path(path).expanduser())
+    return open_checkpoint(path if is_here else bundle_index(path) or resolve(path, local_files_only=True))
 
 
 def translate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from pathlib import Path
@@ -377,6 +378,20 @@ def test_a_name_in_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main(["convert", "org/name", "out"]) == 0
     assert same(load(tmp_path / "out"), tensors())
     assert "- source: `org/name`, pytorch\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_folder_of_a_sentence_transformer(tmp_path: Path, source: Path) -> None:
+    outer = tmp_path / "sentences"
+    outer.mkdir()
+    source.rename(outer / "0_Transformer")
+    module = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    (outer / "modules.json").write_text(json.dumps([module]))
+    found = convert(outer, tmp_path / "b")
+    assert found.carried == ["config.json", "vocab.txt"]
+    assert any("modules.json of sentences is a SentenceTransformer's" in note for note in found.notes)
+    assert same(load(tmp_path / "b"), tensors())
+    with pytest.raises(FileExistsError, match="is the source itself"):
+        convert(outer, outer / "0_Transformer", overwrite=True)
 
 
 def test_a_real_model(tmp_path: Path) -> None:
