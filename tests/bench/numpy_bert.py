@@ -133,7 +133,7 @@ class NumpyBert(Port):
         middle = self.closed(f"{path}.attention.output", context, residual, weights_of=first)
         wide = self.dense(f"{path}.intermediate.dense", middle)
         wide = self.keep(f"{path}.intermediate.output", self.gelu(wide))
-        return self.closed(f"{path}.output", wide, middle, weights_of=second)
+        return self.keep(f"{path}.output", self.closed(f"{path}.output", wide, middle, weights_of=second))
 
     def trunk(self, inputs: dict[str, Array]) -> Array:
         ids = inputs["input_ids"]

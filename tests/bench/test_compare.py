@@ -47,7 +47,7 @@ BERT_SHOWN: dict[str, tuple[str, str]] = {
     "scores-scaled-by-layer-index": ("words", "bert.encoder.layer.1.attention.self.scores"),
     "padding-mask-ignored": ("words", ATTENTION + "scores"),
     "mask-inverted": ("words", ATTENTION + "scores"),
-    "mask-of-minus-10000": ("words, large scores", ATTENTION + "probs"),
+    "mask-of-minus-10000": ("words, large scores", ATTENTION + "scores"),
     "softmax-in-half-precision": ("words", ATTENTION + "probs"),
     "residual-around-attention-left-out": ("words", B + "attention.output.LayerNorm.input"),
     "gelu-by-tanh": ("words", B + "intermediate.output"),
@@ -78,7 +78,7 @@ GPT2_SHOWN: dict[str, tuple[str, str]] = {
     "scores-scaled-by-layer-index": ("next word", "transformer.h.1.attn.scores"),
     "padding-mask-ignored": ("next word", GPT2_ATTENTION + "scores"),
     "mask-inverted": ("next word", GPT2_ATTENTION + "scores"),
-    "mask-of-minus-10000": ("next word, large scores", GPT2_ATTENTION + "probs"),
+    "mask-of-minus-10000": ("next word, large scores", GPT2_ATTENTION + "scores"),
     "mask-added-twice": ("next word", GPT2_ATTENTION + "probs"),
     "softmax-in-half-precision": ("next word", GPT2_ATTENTION + "probs"),
     "causal-mask-missing": ("next word", GPT2_ATTENTION + "scores"),
@@ -356,11 +356,10 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         ValueError, match=r"which the reference does not compute; near names are .*attention\.self\.scores"
     ):
         compare(model, path)
-    assert not compare(model, path, map={"bert.encoder.layer.0.attention.scores": ATTENTION + "scores"}).diverges
-    with pytest.raises(ValueError, match="input_ids is given, and stands in .* with other values"):
-        compare(
-            model, path, inputs={"input_ids": torch.tensor([[1]])}, map={"bert.encoder.layer.0.attention.scores": None}
-        )
+    own = "bert.encoder.layer.0.attention.scores"
+    assert not compare(model, path, map={own: ATTENTION + "scores"}).diverges
+    with pytest.raises(ValueError, match=r"input_ids is given, and stands in .* with other values"):
+        compare(model, path, inputs={"input_ids": torch.tensor([[1]])}, map={own: None})
     with pytest.raises(ValueError, match=r"'token_types', which BertForMaskedLM\.forward does not take"):
         compare(model, model, inputs={**case.inputs(), "token_types": torch.zeros(1)})
     with pytest.raises(TypeError, match="3 is a int; expected a folder, a dump or a model"):
@@ -460,11 +459,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", folder, port, "--html", str(tmp_path / "page.html"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["first"]["name"] == B + "intermediate.output"
-    assert len(found["rows"]) == 56
+    assert len(found["rows"]) == 58
     page = Counter()
     page.feed((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.open == []
-    assert page.seen.count("tr") == 57
+    assert page.seen.count("tr") == 59
     assert "script" not in page.seen
     assert main(["compare", folder, port, "--names", "bert.embeddings.output"]) == 0
     assert "no divergence: 1 of 1 values agree" in capsys.readouterr().out
