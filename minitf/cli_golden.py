@@ -1,4 +1,4 @@
-"""`minitf golden`: write, or check, what a checkpoint computes step by step, for programs that are tested against it."""
+"""`minitf golden`: write or check what a checkpoint computes, step by step, to test another program against."""
 
 from __future__ import annotations
 

@@ -370,20 +370,16 @@ def _write_folder(place: Path, made: Path, text: str) -> None:
 
 
 def _write_zip(place: Path, made: Path, text: str) -> None:
-    """Deflated; nothing in it depends on the time, so the same bundle is the same bytes."""
-
-    def entry(name: str) -> zipfile.ZipInfo:
-        info = zipfile.ZipInfo(name)  # of 1980
-        info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
-        return info
+    """Deflated; entries are of 1980, so the same bundle is the same bytes."""
 
     def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(entry(DESCRIPTION), text)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            with archive.open(DESCRIPTION, "w") as target:
+                target.write(text.encode())
             for part in PARTS:
                 path = made / f"{part}.npz"
                 if path.exists():
-                    with path.open("rb") as source, archive.open(entry(path.name), "w", force_zip64=True) as target:
+                    with path.open("rb") as source, archive.open(path.name, "w", force_zip64=True) as target:
                         shutil.copyfileobj(source, target)
 
     write_atomically(place, write)
