@@ -5,7 +5,8 @@ transformers has no command for the conversion: its users load the model and sav
 whole process from its start; the work without the imports is printed beside it. The two do not do the same work:
 transformers maps both files and compares no checksum, so it has copied nothing when a load ends; minitf compares the
 checksums of a .bin, reads into memory of its own (mmap=True maps), and a conversion waits until the disk has the result
-and computes the SHA-256 of source and result. Random weights in BERT-base size (440 MB), 1.8 GB of temporary disk.
+and computes the SHA-256 of source and result. So loads are also compared at equal work: mapped in both, and in both
+copied into memory of the model's own. Random weights in BERT-base size (440 MB), 1.8 GB of temporary disk.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ TOUCH = """
 for parameter in model.parameters():  # one number of every page: a mapped file is read only when it is touched
     parameter.detach().numpy().reshape(-1)[::1024].sum()
 """
+COPY = """
+for parameter in model.parameters():  # into memory that no change of the file can reach
+    parameter.data = parameter.data.clone()
+"""
 LOAD = "model = BertModel.from_pretrained(source{})" + TOUCH
 CODES = {
     ("convert", "minitf"): ("from weights_tools.convert import convert", "convert(source, destination)"),
@@ -53,6 +58,7 @@ CODES = {
     ("load", "minitf"): ("from minitf.models.bert import BertModel", LOAD.format("")),
     ("load", "minitf mmap=True"): ("from minitf.models.bert import BertModel", LOAD.format(", mmap=True")),
     ("load", "transformers"): ("from transformers import BertModel", LOAD.format("")),
+    ("load", "transformers copied"): ("from transformers import BertModel", LOAD.format("") + COPY),
     ("to npz", "minitf"): ("from weights_tools.convert import convert", "convert(source, destination, to='npz')"),
 }
 TITLES = (
@@ -99,6 +105,8 @@ def measure(report: Report, place: Path, threads: int, repeats: int) -> None:
         for library in ("minitf", "transformers")
     }
     contenders["load .safetensors, minitf mmap=True"] = runs("load", "minitf mmap=True", "safetensors")
+    contenders["load .safetensors, transformers copied"] = runs("load", "transformers copied", "safetensors")
+    contenders["load .bin, transformers copied"] = runs("load", "transformers copied", "bin")
     contenders["safetensors to npz, minitf"] = runs("to npz", "minitf", "safetensors")
     found = processes(contenders, repeats=repeats)
     for title, _, _ in TITLES:
@@ -109,6 +117,12 @@ def measure(report: Report, place: Path, threads: int, repeats: int) -> None:
         report.times(f"{title}, without imports", work, against="minitf")
         bound = ratio(whole["transformers"], whole["minitf"])
         report.require(f"{title}, whole process, transformers / minitf", bound, at_least=1.0)
+        if "transformers copied" in work:
+            copied = ratio(work["transformers copied"], work["minitf"])
+            report.require(f"{title}, without imports, own memory in both", copied, at_least=1.0)
+        if "minitf mmap=True" in work:
+            mapped = ratio(work["transformers"], work["minitf mmap=True"])
+            report.require(f"{title}, without imports, mapped in both", mapped, at_least=1.0)
     answers = {name: [run.answer for run in results] for name, results in found.items()}
     memory(report, answers, (place / "bin" / "pytorch_model.bin").stat().st_size)
 
