@@ -169,11 +169,14 @@ def compare(
         ValueError: no inputs; a name that the reference does not compute; nothing to compare.
         TypeError, FileNotFoundError, WeightsError: a side that is no model and no dump.
     """
-    first, second = opened(a, None if _is_dump(b) else map), opened(b, map)
-    if first.model is None and second.model is not None:
-        first, second = second, first
     wanted = None if names is None else [names] if isinstance(names, str) else list(names)
-    with TemporaryDirectory(prefix="minitf-compare-") as folder:
+    with (
+        opened(a, None if _is_dump(b) else map) as first,
+        opened(b, map) as second,
+        TemporaryDirectory(prefix="minitf-compare-") as folder,
+    ):
+        if first.model is None and second.model is not None:
+            first, second = second, first
         if first.dump is not None and second.dump is not None:
             return _of_dumps(first, second, wanted, dtype, margin)
         assert first.model is not None
@@ -202,7 +205,8 @@ class Task:
         self.names = Names.of(self.reference)
         # There is nothing more exact than float64 to take its floor from: `floor_of` scales that of float32.
         rough = torch.float32 if self.dtype == torch.float64 else self.dtype
-        self.rough, self.exact = (in_dtype(step_by_step(self.reference), kind) for kind in (rough, torch.float64))
+        plain = step_by_step(self.reference)
+        self.rough, self.exact = in_dtype(plain, rough), in_dtype(plain, torch.float64)
         self.notes: list[str] = []
 
     # -- the two kinds of port --------------------------------------------------------------------------------------
@@ -216,8 +220,12 @@ class Task:
 
     def with_model(self, wanted: list[str] | None) -> Comparison:
         """The port is a model: its values go to a dump first."""
+        assert self.second.model is not None
         chosen = self._chosen(wanted) if wanted is not None else [*coarse_names(self.reference), *FIELDS]
         rows = self._recorded(chosen, "layers")
+        more = [name for name in coarse_names(self.second.model) if name not in self.names.names]
+        if wanted is None and more:
+            self.notes.append(f"Only {self.labels[1]} has {', '.join(more[:LISTED])}{' ...' if more[LISTED:] else ''}.")
         bad = next((row for row in rows if row.status in (MISMATCH, SHAPE)), None)
         if wanted is None and bad is not None and bad.name.endswith(".output"):
             path = bad.name.removesuffix("output")
@@ -315,7 +323,7 @@ class Task:
         """The comparison with its first divergence."""
         kind = str(self.dtype).removeprefix("torch.")
         if all(row.status in (OK, MISSING) for row in rows):
-            return Comparison(*self.labels, kind, self.margin, tuple(rows), None)
+            return Comparison(*self.labels, kind, self.margin, tuple(rows), None, notes=tuple(self.notes))
         home = self._homes([row.name for row in rows if row.status != MISSING])
         order = list(dict.fromkeys(home.values()))
         # A field of the output stands where its tensor was computed, what was not computed at the end.

@@ -127,13 +127,16 @@ def diagnose(
         ValueError: no table of mistakes for this architecture; what `compare` refuses. TypeError: the sides are not a
             model and a dump.
     """
-    first, second = opened(reference), opened(dump, map)
-    if first.model is None or second.dump is None:
-        raise TypeError("diagnose needs a model (or its folder) and a dump, in this order.")
-    faults = faults_for(first.model)
-    call = call_for(second.dump, inputs)
-    call.check(first.model)
-    with TemporaryDirectory(prefix="minitf-diagnose-") as folder:
+    with (
+        opened(reference) as first,
+        opened(dump, map) as second,
+        TemporaryDirectory(prefix="minitf-diagnose-") as folder,
+    ):
+        if first.model is None or second.dump is None:
+            raise TypeError("diagnose needs a model (or its folder) and a dump, in this order.")
+        faults = faults_for(first.model)
+        call = call_for(second.dump, inputs)
+        call.check(first.model)
         task = Task(first, second, call, margin, Path(folder), dtype)
         return _Search(task, second.dump, faults).result()
 

@@ -122,7 +122,7 @@ def difference(
     Args:
         name: as in `token_rows`. dtype: whose units in the last place `ulp` counts.
     """
-    both = (found.detach().double(), expected.detach().double())
+    both = (found.detach().cpu().double(), expected.detach().cpu().double())
     found, expected = torch.broadcast_tensors(*both)  # type: ignore[no-untyped-call]
     if name.endswith(".scores"):
         found, expected = hidden_alike(found, expected)
@@ -156,6 +156,7 @@ def difference(
 
 def ratio_of(name: str, found: Tensor, expected: Tensor, floor: Floor, mask: Tensor | None = None) -> float:
     """`floor.ratio(difference(...))` of float64 tensors of one shape, and no more than that: for a search."""
+    found, expected = found.cpu(), expected.cpu()
     if name.endswith(".scores"):
         found, expected = hidden_alike(found, expected)
     apart = (found - expected).abs()

@@ -23,11 +23,19 @@ FOREIGN = "transformers:"
 
 @dataclass(frozen=True)
 class Side:
-    """`label` for reports, and either a model or a dump."""
+    """`label` for reports, and a model or a dump. As a context manager: a dump that was opened here is closed."""
 
     label: str
     model: nn.Module | None = None
     dump: Dump | None = None
+    own: bool = False
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.dump is not None and self.own:
+            self.dump.close()
 
 
 def opened(side: Any, names: NameMap | Mapping[str, Any] | str | os.PathLike[str] | None = None) -> Side:
@@ -49,7 +57,7 @@ def opened(side: Any, names: NameMap | Mapping[str, Any] | str | os.PathLike[str
         raise TypeError(f"{side!r} is a {type(side).__name__}; expected a folder, a dump or a model.")
     path = Path(side)
     if path.is_file():
-        return Side(path.name, dump=Dump(path, names))
+        return Side(path.name, dump=Dump(path, names), own=True)
     return Side(os.fspath(side), model=load_model(os.fspath(side)))
 
 
