@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitf.parity.compare import MISSING, OK, SHAPE, Row, Sidelike, Task
+from minitf.parity.compare import MISSING, NOMINAL, OK, SHAPE, Row, Sidelike, Task
 from minitf.parity.dumps import Dump, NameMap
 from minitf.parity.faults import Fault, faults_for
 from minitf.parity.marks import RANDOM, mark_of
@@ -181,7 +181,11 @@ class _Search:
             for fault in self.faults:
                 if fault.name in RANDOM or not list(fault.changes(self.task.exact)):
                     continue  # it has its mark only, or this model has no part that it could concern
-                ratios, effect = self._ratios([fault], plain)
+                try:
+                    ratios, effect = self._ratios([fault], plain)
+                except ValueError as refusal:  # the model's own checks
+                    self.notes.append(f"{fault.name} was not tried: {refusal}")
+                    continue
                 if effect <= 1.0:
                     self.unseen.append(fault.name)
                 else:
@@ -206,8 +210,11 @@ class _Search:
     def _ratio(self, name: str, value: Tensor, computed: Tensor) -> float:
         """How far a value is from what was computed, in floors of the sound reference."""
         other, floor = fitted(value, tuple(computed.shape)), self.floors.get(name)
-        if other is None or floor is None:
+        if other is None:
             return math.inf
+        if floor is None:  # the sound reference has another shape, so it has no floor for this one
+            step = NOMINAL * float(torch.finfo(self.task.dtype).eps) / 2
+            floor = Floor(step * float(computed.abs().max()), step)
         if other.shape != computed.shape:
             return floor.ratio(difference(name, other, computed, self.task.dtype, self.mask))
         return ratio_of(name, other.double(), computed, floor, self.mask)

@@ -143,7 +143,8 @@ class Dump(Mapping[str, tuple[int, ...]]):
     Attributes:
         inputs: the tensors of the forward's arguments, read at once; ids as int64.
         past_length: positions that were read into the cache before; 0 = there was no cache.
-        dtype: what the port computed in: as the file's metadata say, else the narrowest floating-point dtype in it.
+        dtype: what the port computed in: as the file's metadata say, else what most of its values are stored in. (One
+            array in half precision among float32 ones is to be seen as a mistake, not to excuse all others.)
 
     Raises:
         ValueError: a name map that does not fit. `WeightsError`: not such a file.
@@ -187,8 +188,9 @@ class Dump(Mapping[str, tuple[int, ...]]):
             if said not in DTYPES:
                 raise ValueError(f"{self.path}: its metadata say dtype {said!r}; expected one of {', '.join(DTYPES)}.")
             return DTYPES[said]
-        kinds = {self._file[self._stored[name][0]].dtype for name in self._shapes} & set(DTYPES.values())
-        return max(kinds or {torch.float32}, key=lambda kind: torch.finfo(kind).eps)
+        kinds = [self._file[self._stored[name][0]].dtype for name in self._shapes]
+        counts = {kind: kinds.count(kind) for kind in DTYPES.values() if kind in kinds}
+        return max(counts, key=lambda kind: (counts[kind], torch.finfo(kind).eps), default=torch.float32)
 
     def read(self, name: str) -> Tensor:
         """The array of this name, its axes in the reference's order, in the dtype of the file.

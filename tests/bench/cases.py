@@ -82,11 +82,11 @@ class Case:
 PORTED: dict[str, Case] = {
     "words": Case("BertForMaskedLM", labels=True),
     "words, left": Case("BertForMaskedLM", padding="left"),
-    "words, large scores": Case("BertForMaskedLM", large=2000.0),
+    "words, large scores": Case("BertForMaskedLM", large=20000.0),
     "classes": Case("BertForSequenceClassification"),
     "next word": Case("GPT2LMHeadModel", padding="left", labels=True),
     "next word, cached": Case("GPT2LMHeadModel", padding="none", past=4, drop=("position_ids",)),
-    "next word, large scores": Case("GPT2LMHeadModel", large=2000.0),
+    "next word, large scores": Case("GPT2LMHeadModel", large=20000.0),
 }
 """What the NumPy ports can compute."""
 

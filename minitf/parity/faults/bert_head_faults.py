@@ -194,8 +194,8 @@ def _(model: Any) -> Changes:
     needs="a next-sentence loss",
 )
 def _(model: Any) -> Changes:
-    def around(loss: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss(logits, torch.where(labels == IGNORED, labels, 1 - labels))
+    def around(loss: Any, logits: Tensor, labels: Tensor, *name: str) -> Tensor:
+        return loss(logits, torch.where(labels == IGNORED, labels, 1 - labels), *name)
 
     return loss_replaced(model, "next_sentence_loss", around, "BertForNextSentencePrediction", "BertForPreTraining")
 

@@ -87,7 +87,7 @@ def _(model: Any) -> Changes:
     "positions-skip-padding",
     "positions count only the tokens that the attention mask marks, as for a left-padded GPT-2",
     "BERT's positions are 0 ... T - 1 whatever the padding; pass position_ids to have them otherwise",
-    needs="padding on the left",
+    needs="padding on the left, and absolute positions",
 )
 def _(model: Any) -> Changes:
     def change(given: dict[str, Any]) -> None:
@@ -95,7 +95,8 @@ def _(model: Any) -> Changes:
         if mask is not None and mask.dim() == 2 and ids is not None:
             given["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
 
-    yield arguments_changed(model.base_model, change)
+    if model.config.position_embedding_type == "absolute":
+        yield arguments_changed(model.base_model, change)
 
 
 @fault(
