@@ -54,10 +54,8 @@ def add_inputs(parser: Parser) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Carry out `minitf compare`; SystemExit(1) if the two diverge."""
-    if arguments.html:
-        from minitf.cli_run import check_target
-
-        check_target(Path(arguments.html))
+    if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
+        raise FileNotFoundError(f"--html {arguments.html}: there is no such folder to write to; make it first")
     from minitf.parity.compare import compare as compare_sides
 
     found = compare_sides(

@@ -249,7 +249,9 @@ class Task:
         modules, fields = split_names(self.names, wanted)
         for name in fields:
             if name.partition(".")[0] not in (*FIELDS, "hidden_states"):
-                raise unknown_name(name, [*self.names.names, *FIELDS], "the choice of names")
+                raise unknown_name(
+                    name, [*self.names.names, *FIELDS], "names has", "`minitf names FOLDER` lists what there is."
+                )
         chosen = [choice.shown for choice in self.names.choose(modules)] if modules else []
         return list(dict.fromkeys([*chosen, *fields]))
 
@@ -265,7 +267,8 @@ class Task:
             if name in seen:
                 continue
             if strict and name in dump and name not in known:
-                raise unknown_name(name, [*known, *FIELDS], str(dump.path.name))
+                remedy = "Rename it with a name map, or leave it out (null in the name map)."
+                raise unknown_name(name, [*known, *FIELDS], f"{dump.path.name} has", remedy)
             if name in dump or name in known:
                 rows.append(Row(name, MISSING, (None, dump.get(name))))
         if not seen:

@@ -232,11 +232,8 @@ def coarse_names(model: nn.Module) -> list[str]:
     return list(outputs(model, ""))
 
 
-def unknown_name(name: str, known: Iterable[str], where: str) -> ValueError:
+def unknown_name(name: str, known: Iterable[str], where: str, remedy: str) -> ValueError:
     """The error for a name that the reference does not have."""
     near = get_close_matches(name, list(known), n=2, cutoff=0.5)
     hint = f"; near names are {' and '.join(near)}" if near else ""
-    return ValueError(
-        f"{where} has {name!r}, which the reference does not compute{hint}. Rename it with a name map, or leave it out "
-        "(null in the name map)."
-    )
+    return ValueError(f"{where} {name!r}, which the reference does not compute{hint}. {remedy}")
