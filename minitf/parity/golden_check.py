@@ -4,8 +4,8 @@
     integers            equal (tokens)
     float64             within `EXACT` of the array's largest value
     float32             bit for bit, if torch, numpy and the kind of processor are those that made the bundle; else
-                        within `MARGIN` noise floors (`minitf.parity.noise`): the distance of the bundle's own float32
-                        from its float64
+                        within `MARGIN` noise floors (`minitf.parity.noise`): the distance of the float32 that is
+                        computed here from the bundle's float64
 
 Another processor adds up a product in another order, which is all that may differ. A gradient that is zero but for
 rounding (a key bias shifts all scores of a query alike) has no digits to agree in: gradients may differ by `DUST`
@@ -125,7 +125,7 @@ def check(bundle: Bundle | str | os.PathLike[str], model: PreTrainedModel | None
             continue
         stored = found.part(part)
         exact = found.part(part.replace("float32", "float64")) if part.endswith("float32") and not same else None
-        unlike += _compared(part, ours, stored, _Tolerance(part, stored, exact, same))
+        unlike += _compared(part, ours, stored, _Tolerance(part, ours, stored, exact, same))
         compared += len(stored)
         identical += sum(same_bits(ours.get(name), value) for name, value in stored.items())
     unlike += [Unlike(part, "", "minitf computes no such part") for part in found.parts if part not in made]
@@ -205,15 +205,23 @@ class _Tolerance:
     """How far each array of a part may be off, as largest absolute difference.
 
     Args:
-        stored: the arrays of the bundle. exact: the same in float64, if these are in float32 and need not be equal.
+        ours, stored: the arrays that are computed, and those of the bundle.
+        exact: the bundle's in float64, if these are in float32 and need not be equal.
         same: whether float32 must be equal.
     """
 
-    def __init__(self, part: str, stored: Mapping[str, Array], exact: Mapping[str, Array] | None, same: bool) -> None:
+    def __init__(
+        self,
+        part: str,
+        ours: Mapping[str, Array],
+        stored: Mapping[str, Array],
+        exact: Mapping[str, Array] | None,
+        same: bool,
+    ) -> None:
         self.stored = stored
         given = part in ("inputs", "weights")
         self.relative = {} if given else {"float64": EXACT, **({} if same else {"float32": ROUNDED})}
-        self.dust, self.floors = 0.0, None if exact is None else _floors(stored, exact)
+        self.dust, self.floors = 0.0, None if exact is None else _floors(ours, exact)
         if part.startswith("gradients"):
             eps = float(torch.finfo(torch.float64 if part.endswith("float64") else torch.float32).eps)
             self.dust = DUST * eps * max((float(np.abs(value).max()) for value in stored.values()), default=0.0)
@@ -224,14 +232,15 @@ class _Tolerance:
         if value.dtype.name not in self.relative:
             return 0.0
         if self.floors is not None:
-            # The bundle's own float32 is one floor away from float64 too.
+            # What is computed here is one floor away from float64 itself.
             return (MARGIN + 1) * self.floors[name].max_abs + self.dust if name in self.floors else 0.0
         return self.relative[value.dtype.name] * _difference(name, value, value).scale + self.dust
 
 
-def _floors(stored: Mapping[str, Array], exact: Mapping[str, Array]) -> dict[str, Floor]:
-    """The noise floor of each array in float32."""
-    errors = {name: _difference(name, stored[name], exact[name]) for name in exact if name in stored}
+def _floors(ours: Mapping[str, Array], exact: Mapping[str, Array]) -> dict[str, Floor]:
+    """The noise floor of each array in float32: what is computed here, against float64."""
+    both = [name for name in exact if name in ours and ours[name].shape == exact[name].shape]
+    errors = {name: _difference(name, ours[name], exact[name]) for name in both}
     return settled(
         {name: floor_of(error, torch.float32) for name, error in errors.items()},
         {name: error.count for name, error in errors.items()},

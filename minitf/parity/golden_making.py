@@ -40,6 +40,7 @@ from minitf.generation.mixin import GenerationMixin
 from minitf.parity.dumps import INPUTS
 from minitf.parity.golden import DESCRIPTION, DTYPES, FORMAT, PARTS, Array, Bundle, digest, is_bundle, load, sha256
 from minitf.parity.golden_inputs import LABELS
+from minitf.parity.noise import token_rows
 from minitf.parity.runs import output_fields
 from minitf.pretrained import PreTrainedModel
 from minitf.tracing import capture
@@ -153,12 +154,10 @@ def objective(fields: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Ten
     if losses:
         return cast(Tensor, sum(fields[name] for name in losses))
     total = torch.zeros((), dtype=next(iter(fields.values())).dtype)
-    for value in fields.values():
+    for name, value in fields.items():
         weights = torch.from_numpy(np.linspace(-1, 1, value.numel())).to(value.dtype).reshape(value.shape)
-        mask = inputs.get("attention_mask")
-        if mask is not None and value.shape[: mask.dim()] == mask.shape:
-            weights = weights * mask.to(value.dtype).reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
-        total = total + (value * weights).sum()
+        tokens = token_rows(name, tuple(value.shape), inputs.get("attention_mask"))
+        total = total + (value * (weights if tokens is None else weights * tokens)).sum()
     return total
 
 

@@ -105,9 +105,9 @@ CASES: dict[str, Case] = {
     "bert-decoder-cross-attention": Case("BertLMHeadModel", {**DECODER, "add_cross_attention": True}),
     "bert-next-sentence": Case("BertForNextSentencePrediction"),
     "bert-sequence": Case("BertForSequenceClassification", {"num_labels": 3}),
-    "bert-multiple-choice": Case("BertForMultipleChoice", padding="left"),
-    "bert-token": Case("BertForTokenClassification", {"num_labels": 3}),
-    "bert-question": Case("BertForQuestionAnswering", padding="left"),
+    "bert-multiple-choice": Case("BertForMultipleChoice"),
+    "bert-token": Case("BertForTokenClassification", {"num_labels": 3}, padding="left"),
+    "bert-question": Case("BertForQuestionAnswering"),
     "bert-relative-key": Case("BertForMaskedLM", {"position_embedding_type": "relative_key"}),
     "bert-relative-key-query": Case("BertModel", {"position_embedding_type": "relative_key_query"}, padding="left"),
     "bert-pruned": Case("BertModel", {"hidden_size": 8, "num_attention_heads": 4}, prune={0: [0, 2]}),
@@ -115,8 +115,8 @@ CASES: dict[str, Case] = {
     "gpt2-lm": Case("GPT2LMHeadModel", WIDE_GPT2, padding="left", tokens=5),
     "gpt2-double-heads": Case("GPT2DoubleHeadsModel"),
     "gpt2-sequence": Case("GPT2ForSequenceClassification", {"num_labels": 3}, padding="left"),
-    "gpt2-token": Case("GPT2ForTokenClassification", {"num_labels": 3}),
-    "gpt2-question": Case("GPT2ForQuestionAnswering", padding="left"),
+    "gpt2-token": Case("GPT2ForTokenClassification", {"num_labels": 3}, padding="left"),
+    "gpt2-question": Case("GPT2ForQuestionAnswering"),
     "gpt2-pruned": Case("GPT2LMHeadModel", {"n_embd": 8, "n_head": 4}, prune={0: [1, 2]}),
 }
 
