@@ -80,6 +80,7 @@ def load_pretrained(
     """See `PreTrainedModel.from_pretrained`, whose arguments these are."""
     if strict != "auto" and not isinstance(strict, bool):
         raise ValueError(f"strict = {strict!r}: expected 'auto', True or False.")
+    refuse_idle(name_or_path, config, state_dict, hub)
     path = place_of(name_or_path, config, state_dict, hub)
     variant = hub["variant"]
     hub = {key: value for key, value in hub.items() if key not in ("subfolder", "variant")}  # `path` is that folder
@@ -112,6 +113,24 @@ def load_pretrained(
         return model.eval()
 
     return load() if path is None else undisturbed(path, load, (*PREFERENCE, CONFIG_NAME, "generation_config.json"))
+
+
+def refuse_idle(name_or_path: object, config: object, state_dict: object, hub: Mapping[str, Any]) -> None:
+    """Refuse what says where to look for weights that are given.
+
+    Raises:
+        TypeError: such an argument; the message names it.
+    """
+    if state_dict is None:
+        return
+    searching = name_or_path is not None or isinstance(config, str | os.PathLike)  # for a configuration
+    idle = [
+        name
+        for name, parameter in inspect.signature(resolve).parameters.items()
+        if name in hub and hub[name] != parameter.default and (not searching or name == "variant")
+    ]
+    if idle:
+        raise TypeError(f"{', '.join(idle)} would have no effect: the weights are given (state_dict=). Leave it out.")
 
 
 def place_of(

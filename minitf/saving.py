@@ -9,14 +9,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from minitf.config import CONFIG_NAME, folder_to_write
 from minitf.keywords import nearest_name
+from weights_tools.common import same_bits
 from weights_tools.files import parse_size, save_checkpoint
+from weights_tools.memory_file import MemoryFile
 from weights_tools.report import fold
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def save_model(
     from minitf.surgery.saving import check_plain
 
     folder = folder_to_write(save_directory)
+    if not isinstance(safe_serialization, bool):
+        raise TypeError(f"safe_serialization = {safe_serialization!r}: expected True or False.")
     parse_size(max_shard_size)  # an unreadable size is an error before anything is written
     model.check_ties()
     model.check_pruned_heads()
@@ -65,14 +69,15 @@ def checked_state_dict(
 
     Raises:
         ValueError: a name that the model does not have, one that is missing, another shape, or two names of one tied
-            parameter that hold different values. TypeError: a value that is not a tensor.
+            parameter that hold different values. TypeError: a value that is not a dense floating-point tensor.
     """
     what = f"state_dict of {type(model).__name__}.save_pretrained"
+    MemoryFile(given, Path(what))  # its checks alone: a mapping of names to tensors with data
     for name, tensor in given.items():
         if name not in own:
             raise ValueError(f"{what} has the name {name!r}, which the model does not have{nearest_name(name, [*own])}")
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{what}: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{what}: {name} has the dtype {tensor.dtype}; weights are floating point.")
         if tensor.shape != own[name].shape:
             raise ValueError(
                 f"{what}: {name} has the shape {list(tensor.shape)}, in the model it has {list(own[name].shape)}: give "
@@ -82,7 +87,7 @@ def checked_state_dict(
     complete = dict(given)
     for alias, canonical in ties.items():
         present = [given[name] for name in (alias, canonical) if name in given]
-        if len(present) == 2 and not torch.equal(*present):
+        if len(present) == 2 and not same_bits(*present):
             raise ValueError(f"{what}: {alias} and {canonical} are one parameter and hold different values: give one.")
         if present:
             complete[alias] = complete[canonical] = present[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
     """Write a file so that `path` at every moment is either what it was or all of the new content.
 
     Args:
-        path: the file; its folder must exist. A link is replaced, not followed.
+        path: the file; its folder must exist. A link is replaced, not followed. Permissions of a file stay as they are.
         data: the bytes, or a function that writes them to the open file it is given.
 
     Raises:
@@ -29,6 +30,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | Callable[[Binar
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        keep_permissions(target, temporary)
         temporary.replace(target)
     flush_folder(target.parent)
 
@@ -41,6 +43,12 @@ def temporary_beside(target: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_permissions(present: Path, new: Path) -> None:
+    """Give the file `new`, which will replace `present`, its permissions: what was private stays private."""
+    if present.is_file() and not present.is_symlink():
+        shutil.copymode(present, new)
 
 
 def flush_folder(folder: Path) -> None:

@@ -48,7 +48,7 @@ from weights_tools.tensorflow_bundle import SUFFIX as BUNDLE_SUFFIX
 from weights_tools.tensorflow_bundle import TensorFlowBundle, is_data
 from weights_tools.tensorflow_table import MAGIC as BUNDLE_MAGIC
 from weights_tools.torch_file import TorchFile
-from weights_tools.transaction import undisturbed
+from weights_tools.transaction import stages_in, undisturbed
 
 __all__ = [
     "Checkpoint",
@@ -266,7 +266,10 @@ def _open_folder(folder: Path, variant: str | None) -> Checkpoint:
     entries = sorted(entry.name for entry in folder.iterdir() if is_there(entry))
     preference = weights_entries(variant)
     present = [name for name in preference if name in entries]
-    notes: list[str] = []
+    notes = [
+        f"a save into this folder was interrupted, or is under way: {stage} holds files of it until the next save"
+        for stage in stages_in(folder)
+    ]
     if present:
         chosen = present[0]
         if len(present) > 1:

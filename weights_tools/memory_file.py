@@ -29,7 +29,8 @@ class MemoryFile:
         for name, tensor in tensors.items():
             dense = isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided and not tensor.is_quantized
             if not isinstance(name, str) or not dense or tensor.device.type == "meta":
-                kind = f"{type(tensor).__name__} on {getattr(tensor, 'device', 'no device')}"
+                place = f" ({tensor.layout}, {tensor.device})" if isinstance(tensor, torch.Tensor) else ""
+                kind = type(tensor).__name__ + place
                 raise TypeError(f"{path}: {name!r} is a {kind}; expected a dense torch.Tensor with data")
         self.path = path
         self.notes: list[str] = []

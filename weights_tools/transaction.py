@@ -11,7 +11,8 @@ shards, `generation_config.json`. So that every reader, of whatever library, see
 5. Clean-up: each link is replaced by the file that it leads to, or removed if it leads nowhere; `.save-TOKEN` goes.
 
 After a kill the links stay, and lead to whole old or whole new files. The next transaction in the folder does step 5
-for them. Two transactions wait for each other: they lock the folder, and a lock dies with its holder.
+for them; until then `.save-TOKEN` holds what the links lead to. Two transactions wait for each other: they lock the
+folder, and a lock dies with its holder. A file that is replaced keeps its permissions.
 
 A file system without links (FAT, Windows without the right to make them) gets the files one after another, each whole,
 in the order in which they were written, and a warning. Imports no torch: configurations and tokenizers use it.
@@ -30,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from weights_tools.atomic import flush_folder
+from weights_tools.atomic import flush_folder, keep_permissions
 from weights_tools.regular import STAGE, problem
 
 logger = logging.getLogger("weights_tools.transaction")
@@ -78,6 +79,7 @@ class Transaction:
         for name in self._written:
             with (self._stage / NEW / name).open("rb+") as file:
                 os.fsync(file.fileno())
+            keep_permissions(self.folder / name, self._stage / NEW / name)
         removed = [name for name in self._removed if name not in self._written and os.path.lexists(self.folder / name)]
         if not self._written and not removed:
             return
@@ -101,6 +103,8 @@ class Transaction:
         """Step 2; False if this file system or this user cannot make links. Nothing in the folder has changed yet."""
         try:
             (self._stage / "probe").symlink_to(NEW)
+            if self._written:  # step 5 makes hard links to them, and some file systems know only symbolic ones
+                (self._stage / "probe-file").hardlink_to(self._stage / NEW / next(iter(self._written)))
             for name in names:
                 present, kept = self.folder / name, self._stage / OLD / name
                 if present.is_symlink():  # of a hub cache: a link of the same meaning, two folders further down
@@ -143,10 +147,15 @@ def transaction(folder: str | os.PathLike[str]) -> Iterator[Transaction]:
         IsADirectoryError: a directory stands where a file should go.
     """
     place = Path(folder)
+    if place.is_symlink() and not place.exists():
+        raise FileNotFoundError(
+            f"{place}: this link leads to {place.readlink()}, which does not exist; expected a folder. Make that "
+            "folder, or remove the link."
+        )
     place.mkdir(parents=True, exist_ok=True)
     with _only_writer(place):
         for entry in sorted(place.iterdir()):
-            if entry.name.startswith(STAGE) and entry.is_dir() and not entry.is_symlink():
+            if _is_stage(entry):
                 _settle(place, entry)  # what an interrupted transaction left
         stage = place / f"{STAGE}{secrets.token_hex(4)}"
         try:
@@ -167,6 +176,15 @@ def write_together(folder: str | os.PathLike[str], files: Mapping[str, bytes | N
                 change.remove(name)
             else:
                 change.write(name, data)
+
+
+def _is_stage(entry: Path) -> bool:
+    """Whether a transaction made this. In a folder from a stranger, `current` might lead to a file that nobody gave."""
+    if not entry.name.startswith(STAGE) or any(place.is_symlink() for place in (entry, entry / OLD, entry / NEW)):
+        return False
+    current = entry / CURRENT
+    leads_inside = current.is_symlink() and current.readlink() in (Path(OLD), Path(NEW))
+    return entry.is_dir() and (leads_inside or not os.path.lexists(current))
 
 
 def _settle(folder: Path, stage: Path) -> None:
@@ -208,7 +226,11 @@ def _only_writer(folder: Path) -> Iterator[None]:
     try:
         # Some network file systems know no locks; a save there is as good as without other writers.
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("%s: another save into this folder is under way; waiting until it ends.", folder)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -241,8 +263,7 @@ def undisturbed(
         try:
             result = read()
         except (OSError, ValueError, RuntimeError):
-            under_way = any(entry.name.startswith(STAGE) for entry in folder.iterdir())
-            if attempt == TRIES - 1 or (_look(watched) == before and not under_way):
+            if attempt == TRIES - 1 or (_look(watched) == before and not stages_in(folder)):
                 raise
         else:
             if _look(watched) == before:
@@ -255,6 +276,13 @@ def undisturbed(
         expected="files that stay as they are while they are read",
         remedy="Wait until whoever writes them has finished, then load again.",
     )
+
+
+def stages_in(folder: Path) -> list[str]:
+    """The folders of saves that are under way, or were interrupted; none where the folder cannot be listed."""
+    with contextlib.suppress(OSError):
+        return sorted(entry.name for entry in folder.iterdir() if entry.name.startswith(STAGE))
+    return []
 
 
 def _look(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:

@@ -363,7 +363,15 @@ def test_state_dict_in_place_of_the_own(tmp_path: Path) -> None:
             r"has the name 'transformer\.ln_f\.bais', which the model does not have.*transformer\.ln_f\.bias",
         ),
         (lambda s: s.update({"transformer.ln_f.bias": torch.ones(9)}), ValueError, r"has the shape \[9\], in the"),
-        (lambda s: s.update({"transformer.ln_f.bias": 3}), TypeError, "is a int; expected a torch.Tensor"),
+        (lambda s: s.update({"transformer.ln_f.bias": 3}), TypeError, "is a int; expected a dense torch.Tensor"),
+        (lambda s: s.update({"transformer.ln_f.bias": torch.ones(8).to_sparse()}), TypeError, "expected a dense"),
+        (lambda s: s.update({"transformer.ln_f.bias": torch.ones(8, device="meta")}), TypeError, "meta.; expected"),
+        (
+            lambda s: s.update({"transformer.ln_f.bias": torch.ones(8).int()}),
+            TypeError,
+            r"has the dtype torch\.int32; w",
+        ),
+        (lambda s: s.update({3: torch.ones(8)}), TypeError, "3 is a Tensor .*; expected"),
         (lambda s: s.update({"lm_head.weight": torch.ones(11, 8)}), ValueError, "are one parameter and hold different"),
     ],
 )
@@ -374,6 +382,22 @@ def test_a_state_dict_of_something_else(tmp_path: Path, change: Callable, error:
     with pytest.raises(error, match=message):
         model.save_pretrained(tmp_path, state_dict=state)
     assert names(tmp_path) == set()
+
+
+def test_other_wrong_arguments_of_a_save(tmp_path: Path) -> None:
+    model = gpt2(0)
+    with pytest.raises(TypeError, match=r"save_pretrained is a list; expected a mapping of names to tensors"):
+        model.save_pretrained(tmp_path, state_dict=[1])
+    with pytest.raises(TypeError, match="safe_serialization = 'no': expected True or False"):
+        model.save_pretrained(tmp_path, safe_serialization="no")
+    assert names(tmp_path) == set()
+
+
+def test_a_state_dict_with_nan(tmp_path: Path) -> None:
+    model = gpt2(0)
+    state = {name: torch.full_like(tensor, torch.nan) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path, state_dict=state)
+    assert GPT2LMHeadModel.from_pretrained(tmp_path).lm_head.weight.isnan().all()
 
 
 def test_loading_a_state_dict(tmp_path: Path) -> None:
@@ -412,6 +436,24 @@ def test_loading_a_wrong_state_dict() -> None:
         GPT2LMHeadModel.from_pretrained(None, config=model.config, state_dict=state)
     with pytest.raises(ValueError, match="Leave mmap out"):
         GPT2LMHeadModel.from_pretrained(None, config=model.config, state_dict=model.state_dict(), mmap=True)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [{"subfolder": "a"}, {"variant": "fp16"}, {"revision": "v1"}, {"cache_dir": "x"}, {"local_files_only": True}],
+)
+def test_nothing_to_look_for(tmp_path: Path, idle: dict[str, object]) -> None:
+    model = gpt2(0)
+    given = {"config": model.config, "state_dict": model.state_dict(), **idle}
+    with pytest.raises(TypeError, match=f"^{next(iter(idle))} would have no effect: the weights are given"):
+        GPT2LMHeadModel.from_pretrained(None, **given)
+    model.save_pretrained(tmp_path / "a")
+    if "variant" in idle:
+        with pytest.raises(TypeError, match="variant would have no effect"):
+            GPT2LMHeadModel.from_pretrained(tmp_path, **given)
+    else:  # where the configuration is
+        place = tmp_path if "subfolder" in idle else tmp_path / "a"
+        assert seed_of(GPT2LMHeadModel.from_pretrained(place, state_dict=model.state_dict(), **idle)) == 0
 
 
 # ------------------------------------------------------------------------------------------- the safetensors library

@@ -20,6 +20,7 @@ from weights_tools.atomic import write_atomically
 from weights_tools.files import WeightsError, open_checkpoint, parse_size, save_checkpoint
 from weights_tools.safetensors_file import DTYPES
 from weights_tools.saving import Pending, write_safetensors
+from weights_tools.transaction import transaction
 
 SINGLE, SHARDS = 10**9, 100  # max_shard_size: everything in one file; three shards
 KILLED = 9
@@ -480,6 +481,78 @@ def test_links_of_an_interrupted_save_cannot_lead_elsewhere(tmp_path: Path) -> N
     (folder / "model.safetensors").symlink_to(".save-00/current/model.safetensors")
     with pytest.raises(WeightsError, match="this link leads out of the folder"):
         load(folder)
+
+
+def test_what_only_looks_like_an_interrupted_save_is_not_finished(tmp_path: Path) -> None:
+    """Else the clean-up of the next save would bring a file from elsewhere into the folder."""
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "notes.txt").write_text("x")
+    for number, link in enumerate(("current", "old")):
+        folder = tmp_path / str(number)
+        stage = folder / ".save-00"
+        stage.mkdir(parents=True)
+        if link == "old":
+            (stage / "current").symlink_to("old")
+        (stage / link).symlink_to(tmp_path / "secret")
+        (folder / "notes.txt").symlink_to(".save-00/current/notes.txt")
+        save_checkpoint(folder, tensors())
+        assert (folder / "notes.txt").is_symlink()
+    assert (tmp_path / "secret" / "notes.txt").stat().st_nlink == 1
+
+
+def test_an_interrupted_save_is_told(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tensors(1))
+    assert steps_of(lambda: save_checkpoint(tmp_path, tensors(2)), 12)
+    with open_checkpoint(tmp_path) as checkpoint:
+        (note,) = checkpoint.notes
+    (stage,) = (name for name in names(tmp_path) if name.startswith(".save-"))
+    assert note.startswith("a save into this folder was interrupted, or is under way: " + stage)
+
+
+def test_a_destination_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match=r"link: this link leads to gone, .*Make that folder"):
+        save_checkpoint(tmp_path / "link", tensors())
+    (tmp_path / "gone").mkdir()
+    save_checkpoint(tmp_path / "link", tensors())
+    assert same(load(tmp_path / "gone"), tensors())
+
+
+def test_a_file_system_with_symbolic_links_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcsfuse and others; found out before anything in the folder has changed, also if nothing is replaced."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for seed in (1, 2):
+        save_checkpoint(tmp_path, tensors(seed))
+        assert same(load(tmp_path), tensors(seed))
+        assert names(tmp_path) == {"model.safetensors"}
+
+
+def test_permissions_stay(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        (file,) = save_checkpoint(tmp_path, tensors(1))
+        assert file.stat().st_mode & 0o777 == 0o640
+        file.chmod(0o400)
+        save_checkpoint(tmp_path, tensors(2))
+        write_atomically(file, file.read_bytes())
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o400
+    assert same(load(tmp_path), tensors(2))
+
+
+def test_waiting_for_another_save_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with transaction(tmp_path):
+        second = threading.Thread(target=save_checkpoint, args=(tmp_path, tensors(2)))
+        second.start()
+        while "another save into this folder is under way" not in caplog.text:
+            assert second.is_alive()
+    second.join()
+    assert same(load(tmp_path), tensors(2))
 
 
 class TestWriteAtomically:
