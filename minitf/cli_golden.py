@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from minitf.cli_verify import _number
 if TYPE_CHECKING:
     from minitf.parity.golden import Bundle
     from minitf.pretrained import PreTrainedModel
+
+logger = logging.getLogger("minitf.golden")
 
 SEED, BATCH, TOKENS, PADDING = 0, 3, 8, "right"
 RANDOM = ("seed", "batch", "tokens", "padding")  # options of random inputs
@@ -72,7 +75,8 @@ def golden(arguments: argparse.Namespace) -> None:
         UsageError: options that do not go together.
     """
     if arguments.check is not None:
-        given = [name for name in MAKING if getattr(arguments, name) not in (None, False)]
+        # Not `in (None, False)`: --seed 0 is given, and 0 == False.
+        given = [name for name in MAKING if (value := getattr(arguments, name)) is not None and value is not False]
         if given:
             option = "-o" if given[0] == "out" else "--" + given[0].removesuffix("_name").replace("_", "-")
             raise UsageError(f"--check computes what the bundle says, so {option} has no effect: leave it out")
@@ -145,6 +149,7 @@ def load_model(name: str, class_name: str | None) -> PreTrainedModel:
         model = kind.from_pretrained(folder)
     missing = list(model.load_report.missing)
     if missing and type(model) is minitf.BertModel and all(name.startswith("pooler.") for name in missing):
+        logger.warning("computed without the pooler, which %s does not hold", name)
         model = minitf.BertModel.from_pretrained(folder, add_pooling_layer=False)
     elif missing:
         raise ValueError(
