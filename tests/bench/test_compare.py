@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +28,7 @@ from minitf.parity.runs import Call, observe
 from tests.bench.cases import BERT, PORTED, Case, dumped, ported
 from tests.bench.numpy_bert import NumpyBert
 from tests.bench.numpy_gpt2 import NumpyGPT2
-from tests.support import minilm_folder
+from tests.support import REPOSITORY, minilm_folder
 
 B, G = "bert.encoder.layer.0.", "transformer.h.0."
 ATTENTION, GPT2_ATTENTION = B + "attention.self.", G + "attn."
@@ -488,3 +490,36 @@ def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
     model = case.model()
     path = dumped(tmp_path / "<b>.safetensors", case, ported(case, model), only=["logits"])
     assert "<b>" not in comparison_page(compare(model, path))
+
+
+STREAMED = """
+import resource, sys, torch
+from pathlib import Path
+import minitf
+from minitf.parity.compare import compare
+from minitf.parity.runs import Call, recorded
+from minitf.tracing.names import Names
+
+torch.set_num_threads(1)
+model = minitf.BertModel(minitf.BertConfig(vocab_size=9, hidden_size=32, num_hidden_layers=24, num_attention_heads=4,
+                                           intermediate_size=64, max_position_embeddings=512)).eval()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+folder = Path(sys.argv[1])
+small, large = (Call({"input_ids": torch.ones(2, length, dtype=torch.long)}) for length in (8, 320))
+for call, file in ((small, "small"), (large, "large")):
+    with recorded(model, call, ["all"], folder / file):
+        pass
+before = compare(model, folder / "small", inputs=small) and peak()
+assert not compare(model, folder / "large", inputs=large).diverges
+layer = 2 * 4 * 320 * 320 * 8  # scores of one layer in float64
+print((peak() - before) / layer, (folder / "large").stat().st_size / layer)
+"""
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_the_memory_of_a_layer_not_of_the_dump(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STREAMED, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    used, dump = map(float, done.stdout.split())
+    assert dump > 24  # scores and probabilities of 24 layers in float32, and the rest
+    assert used < dump / 2, f"{used:.1f} tensors of scores, where the dump holds {dump:.1f}"
