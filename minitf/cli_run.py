@@ -63,17 +63,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def checkpoint_folder(name: str) -> Path:
     """The folder that `name` means: a path, or a model in the local hub cache. Never asks the network."""
-    from weights_tools import resolve
+    from weights_tools.hub import at_hand
 
-    try:
-        place = resolve(name, local_files_only=True)
-    except FileNotFoundError as error:
-        first = str(error).splitlines()[0]
-        if "Tried" not in first:  # it can only be a path, and the message says what stands beside it
-            raise
-        raise FileNotFoundError(
-            f"{name!r}: no such folder, and no model of that name in the local hub cache"
-        ) from error
+    place = at_hand(name)
     if not place.is_dir():
         raise NotADirectoryError(f"{place} is a file; expected the folder with config.json, weights and tokenizer")
     return place

@@ -35,9 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help: str, description: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=help, description=description, allow_abbrev=False)
-        command.add_argument("--json", action="store_true", help="print JSON")
-        return command
+        return commands.add_parser(name, help=help, description=description, allow_abbrev=False)
 
     _inspect_arguments(
         add(
@@ -75,9 +73,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _output_arguments(command: argparse.ArgumentParser, *, names: bool = True, quiet: str = "") -> None:
+    """How the result is printed: each of these would make the others say nothing."""
+    forms = command.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print JSON")
+    if names:
+        forms.add_argument("--names", action="store_true", help="one line for every tensor, nothing folded")
+    if quiet:
+        forms.add_argument("--quiet", action="store_true", help=quiet)
+
+
 def _inspect_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("path", metavar="PATH", help=SOURCE)
-    command.add_argument("--names", action="store_true", help="one line for every tensor, nothing folded")
+    _output_arguments(command)
     command.add_argument("--values", action="store_true", help="read every number: count NaN and infinity, find zeros")
 
 
@@ -86,7 +94,7 @@ def _keys_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dialect", metavar="NAME", help=DIALECT)
     command.add_argument("--to-dialect", metavar="NAME", default="hf", help=INTO)
     command.add_argument("--heads", type=int, metavar="N", help=HEADS)
-    command.add_argument("--names", action="store_true", help="one line for every tensor, nothing folded")
+    _output_arguments(command)
 
 
 def _diff_arguments(command: argparse.ArgumentParser) -> None:
@@ -103,8 +111,7 @@ def _diff_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--raw", action="store_true", help="compare the files' own names, nothing translated or left out"
     )
-    command.add_argument("--names", action="store_true", help="one line for every tensor, nothing folded")
-    command.add_argument("--quiet", action="store_true", help="print nothing: the exit code tells")
+    _output_arguments(command, quiet="print nothing: the exit code tells")
 
 
 def _convert_arguments(command: argparse.ArgumentParser) -> None:
@@ -123,7 +130,7 @@ def _convert_arguments(command: argparse.ArgumentParser) -> None:
     unknown.add_argument("--drop-unknown", action="store_true", help="leave out names without a counterpart")
     command.add_argument("--overwrite", action="store_true", help="replace what is in DST")
     command.add_argument("--no-card", action="store_true", help="write no README.md with the provenance")
-    command.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    _output_arguments(command, names=False, quiet="print nothing but errors")
 
 
 # The commands import what they need when they run: --help does not wait for torch.
@@ -131,10 +138,10 @@ def _convert_arguments(command: argparse.ArgumentParser) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from weights_tools.files import bundle_index
-    from weights_tools.hub import resolve
+    from weights_tools.hub import at_hand
     from weights_tools.inspection import inspect
 
-    place = bundle_index(arguments.path) or resolve(arguments.path, local_files_only=True)
+    place = bundle_index(arguments.path) or at_hand(arguments.path)
     result = inspect(place, values=arguments.values)
     with result.checkpoint:
         print(json.dumps(result.to_dict(), indent=2) if arguments.json else result.to_text(every_name=arguments.names))

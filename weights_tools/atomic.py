@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -40,9 +41,21 @@ def temporary_beside(target: Path) -> Iterator[Path]:
     """A fresh name beside `target`; what is left there when the block ends is removed."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
+        with full_disk_named(target):
+            yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(place: Path) -> Iterator[None]:
+    """What the system says of a write to a full disk names no file; here it gets this name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = os.fspath(place)
+        raise
 
 
 def keep_permissions(present: Path, new: Path) -> None:

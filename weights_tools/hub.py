@@ -85,6 +85,24 @@ def resolve(
     return obtain(request, cache_folder(cache_dir), tried, local_files_only=local_files_only)[0]
 
 
+def at_hand(name_or_path: str | os.PathLike[str]) -> Path:
+    """What `name_or_path` means to a command that never asks the network: as `resolve`, with a short error.
+
+    Raises:
+        FileNotFoundError: neither a path nor in the cache. TypeError: no text and no path.
+    """
+    try:
+        return resolve(name_or_path, local_files_only=True)
+    except FileNotFoundError:
+        if not isinstance(name_or_path, str) or not name_or_path.strip() or _is_path(name_or_path):
+            raise
+        _, state = find_cached(cache_folder(None), name_or_path, "main", "", Want())
+        raise FileNotFoundError(
+            f"{name_or_path!r}: no such folder, and no model of that name in the local hub cache ({state}); expected a "
+            f"path or a model in the cache. Fetch it first: minitf fetch {name_or_path}"
+        ) from None
+
+
 def make_request(
     name: str, revision: str, subfolder: str, endpoint: str | None, token: str | bool | None, want: Want
 ) -> Request:

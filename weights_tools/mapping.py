@@ -421,7 +421,7 @@ def plan_back(names: Iterable[str], dialect: Dialect | str, *, num_heads: int | 
         In the order of `names`; a name that the dialect keeps apart has one entry for each part, one after another.
 
     Raises:
-        ValueError: an unknown dialect name (lists those that exist); `num_heads` missing or without effect.
+        ValueError: an unknown dialect name (lists those that exist); `num_heads` missing, without effect or no number.
         WeightsError: a name that the dialect has no counterpart for.
     """
     table, _ = _dialect(dialect, ())
@@ -432,6 +432,8 @@ def plan_back(names: Iterable[str], dialect: Dialect | str, *, num_heads: int | 
             if num_heads is None
             else f"num_heads={num_heads} has no effect: the dialect {table.name!r} does not keep attention heads apart."
         )
+    if num_heads is not None and (type(num_heads) is not int or num_heads < 1):
+        raise ValueError(f"num_heads={num_heads!r}: expected the number of attention heads, 1 or more.")
     back = table.back()
     ways: list[Way] = []
     for name in names:

@@ -291,7 +291,13 @@ def write_bin(path: Path, tensors: Mapping[str, torch.Tensor | Pending]) -> None
                     ready[name] = _through(file, name, tensor)
                 else:
                     ready[name] = _alone(tensor)
-        torch.save(ready, path)
+        with path.open("wb") as file:
+            try:
+                torch.save(ready, file)
+            except RuntimeError as error:  # torch's writer says nothing of what the system said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
     finally:
         ready.clear()
         scratch.unlink(missing_ok=True)

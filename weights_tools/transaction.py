@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from weights_tools.atomic import flush_folder, keep_permissions
+from weights_tools.atomic import flush_folder, full_disk_named, keep_permissions
 from weights_tools.regular import STAGE, problem
 
 logger = logging.getLogger("weights_tools.transaction")
@@ -153,7 +153,7 @@ def transaction(folder: str | os.PathLike[str]) -> Iterator[Transaction]:
             "folder, or remove the link."
         )
     place.mkdir(parents=True, exist_ok=True)
-    with _only_writer(place):
+    with _only_writer(place), full_disk_named(place):
         for entry in sorted(place.iterdir()):
             if _is_stage(entry):
                 _settle(place, entry)  # what an interrupted transaction left

@@ -19,7 +19,7 @@ from weights_tools import tables
 from weights_tools.calls import WrongCall
 from weights_tools.common import WeightsError, same_bits
 from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
-from weights_tools.hub import resolve
+from weights_tools.hub import at_hand
 from weights_tools.inspection import MAX_CONFIG_BYTES
 from weights_tools.mapping import Dialect, Plan, Way, own_targets, plan, plan_back
 from weights_tools.ops import IDENTITY, Shape
@@ -197,10 +197,10 @@ def open_source(path: str | os.PathLike[str]) -> Checkpoint:
     """Open what a command was given: a folder, a file, a TensorFlow checkpoint, or a name in the hub's cache.
 
     Raises:
-        FileNotFoundError, WeightsError, OSError: as `resolve` (never a download) and `open_checkpoint`.
+        FileNotFoundError, WeightsError, OSError: as `at_hand` (never a download) and `open_checkpoint`.
     """
     is_here = os.fspath(path) and os.path.lexists(Path(path).expanduser())
-    return open_checkpoint(path if is_here else bundle_index(path) or resolve(path, local_files_only=True))
+    return open_checkpoint(path if is_here else bundle_index(path) or at_hand(path))
 
 
 def translate(

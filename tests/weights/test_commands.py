@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -338,3 +339,40 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert main(["convert", path, str(tmp_path / place)]) == 130
     assert capsys.readouterr().err == "interrupted\n" * 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["diff", "A", "A", "--json", "--quiet"], 2, "--quiet: not allowed with argument --json"),
+        (["diff", "A", "A", "--names", "--quiet"], 2, "--quiet: not allowed with argument --names"),
+        (["convert", "A", "B", "--json", "--quiet"], 2, "--quiet: not allowed with argument --json"),
+        (["keys", "A", "--json", "--names"], 2, "--names: not allowed with argument --json"),
+        (["inspect", "A", "--json", "--names"], 2, "--names: not allowed with argument --json"),
+        (["keys", "A", "--to-dialect", "transformer-lens-bert", "--heads", "0"], 1, "num_heads=0: expected the number"),
+        (["keys", "A", "--to-dialect", "transformer-lens-bert", "--heads", "-2"], 1, "num_heads=-2: expected the numb"),
+        (["inspect", "nope"], 1, "error: 'nope': no such folder, and no model of that name in the local hub cache "),
+        (
+            ["keys", "org/nope"],
+            1,
+            "(models--org--nope is not there); expected a path or a model in the cache. Fetch it ",
+        ),
+        (["diff", "A", "nope"], 1, "first: minitf fetch nope"),
+    ],
+)
+def test_calls_that_make_no_sense(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "A", weights(bert()))
+    with contextlib.suppress(SystemExit) if code == 2 else contextlib.nullcontext():
+        assert main(words) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert code == 2 or err.count("\n") == 1

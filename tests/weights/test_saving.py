@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import sys
@@ -553,6 +554,27 @@ def test_waiting_for_another_save_is_told(tmp_path: Path, caplog: pytest.LogCapt
             assert second.is_alive()
     second.join()
     assert same(load(tmp_path), tensors(2))
+
+
+class FullDisk(io.FileIO):
+    """A file of which the system takes the first 200 bytes; then it says what Linux says."""
+
+    def write(self, data) -> int:
+        if self.tell() + memoryview(data).nbytes > 200:
+            raise OSError(28, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "pytorch"])
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    """torch's writer turns the system's error into one of its own, about positions."""
+    save_checkpoint(tmp_path, tensors(1), format=format)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode="r": FullDisk(self, mode.replace("b", "")))
+        with pytest.raises(OSError, match=r"No space left on device: '.*test_a_full_disk"):
+            save_checkpoint(tmp_path, tensors(2), format=format)
+    assert same(load(tmp_path), tensors(1))
+    assert len(names(tmp_path)) == 1
 
 
 class TestWriteAtomically:
