@@ -306,7 +306,7 @@ class _Search:
         if row.status == SHAPE:
             return None
         expected: list[Tensor] = []
-        observe(self.task.exact, self.task.call, [row.name], lambda name, value: expected.append(value))
+        observe(self.task.exact, self.task.call, [row.name], lambda name, value: expected.append(value.cpu()))
         found = fitted(self.dump.read(row.name), tuple(expected[0].shape))
         assert found is not None  # its row has no status of a shape
         mark = mark_of(fault.name, self.task.exact, row.name, found.double(), expected[0])

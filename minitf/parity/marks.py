@@ -69,7 +69,7 @@ def unrelated_scores(model: Any, name: str, found: Tensor, expected: Tensor) -> 
     path = next((path for path, module in model.named_modules() if module is layer), None)
     if layer is None or name not in (f"{path}.output", "logits", "prediction_logits"):
         return None
-    bias = 0.0 if layer.bias is None else layer.bias.detach()
+    bias = 0.0 if layer.bias is None else layer.bias.detach().cpu()
     ours, theirs = ((value - bias).reshape(-1) for value in (expected, found))
     correlation = torch.corrcoef(torch.stack([ours, theirs]))[0, 1].item()
     if not abs(correlation) < UNRELATED:

@@ -124,7 +124,7 @@ def past_replaced(model: Any, wrong: Callable[[Any, int, Tensor, Tensor], tuple[
         old_keys, old_values = wrong(cache, past, keys[:, :, :past], values[:, :, :past])
         return torch.cat([old_keys, keys[:, :, past:]], 2), torch.cat([old_values, values[:, :, past:]], 2)
 
-    return caches_changed(model, update=update)
+    return caches_changed(model, "update", update)
 
 
 @fault(
@@ -184,7 +184,7 @@ def _(model: Any) -> Changes:
     def reorder(cache: Any, before: Any, rows: Tensor) -> None:
         before(as_they_stand(cache, rows))
 
-    return caches_changed(model, reorder=reorder)
+    return caches_changed(model, "reorder", reorder)
 
 
 @fault(
@@ -200,7 +200,7 @@ def _(model: Any) -> Changes:
             wrong[row % len(rows)] = place % rows_of(cache)
         before(wrong)
 
-    return caches_changed(model, reorder=reorder)
+    return caches_changed(model, "reorder", reorder)
 
 
 @fault(
@@ -217,7 +217,7 @@ def _(model: Any) -> Changes:
         for entry, key, value in others:
             entry.key, entry.value = key, value
 
-    return caches_changed(model, reorder=reorder)
+    return caches_changed(model, "reorder", reorder)
 
 
 @fault(
@@ -234,7 +234,7 @@ def _(model: Any) -> Changes:
         for entry, value in values:
             entry.value = value
 
-    return caches_changed(model, reorder=reorder)
+    return caches_changed(model, "reorder", reorder)
 
 
 @fault(
@@ -252,7 +252,7 @@ def _(model: Any) -> Changes:
             entry.cross = cross
 
     if model.config.add_cross_attention:
-        yield from caches_changed(model, reorder=reorder)
+        yield from caches_changed(model, "reorder", reorder)
 
 
 @fault(
@@ -265,7 +265,7 @@ def _(model: Any) -> Changes:
     def batch_repeat(cache: Any, before: Any, times: int) -> None:
         cache.reorder(torch.arange(rows_of(cache)).repeat(times))
 
-    return caches_changed(model, batch_repeat=batch_repeat)
+    return caches_changed(model, "batch_repeat", batch_repeat)
 
 
 def kept_by_crop(cache: Any, length: int) -> int:
@@ -282,7 +282,7 @@ def _(model: Any) -> Changes:
     def crop(cache: Any, before: Any, length: int) -> None:
         before(min(kept_by_crop(cache, length) + 1, cache.get_seq_length()))
 
-    return caches_changed(model, crop=crop)
+    return caches_changed(model, "crop", crop)
 
 
 @fault(
@@ -301,7 +301,7 @@ def _(model: Any) -> Changes:
                 entry[0].copy_(key)
                 entry[1].copy_(value)
 
-    return caches_changed(model, crop=crop)
+    return caches_changed(model, "crop", crop)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -406,4 +406,4 @@ def _(model: Any) -> Changes:
 )
 def _(model: Any) -> Changes:
     if crosses(model):
-        yield from caches_changed(model, cross=lambda cache, before, layer: None)
+        yield from caches_changed(model, "cross", lambda cache, before, layer: None)

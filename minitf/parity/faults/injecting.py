@@ -157,10 +157,10 @@ def attention_changed(model: Any, change: Callable[[Any, dict[str, Any]], None])
         yield wrapped(file, "attend", around)
 
 
-def caches_changed(model: Any, **methods: Callable[..., Any]) -> Changes:
-    """Methods of the caches that this model fills or continues, also when the caller calls them between two forwards.
+def caches_changed(model: Any, name: str, method: Callable[..., Any]) -> Changes:
+    """A method of the caches that this model fills or continues, also when the caller calls it between two forwards.
 
-    `around(cache, the method before, ...)` stands for each; a cache that this model has not seen is left alone.
+    `method(cache, the method before, ...)` stands for it; a cache that this model has not seen is left alone.
     """
     files = files_with(model, "as_cache")
     seen: list[Any] = []
@@ -171,21 +171,17 @@ def caches_changed(model: Any, **methods: Callable[..., Any]) -> Changes:
             seen.append(cache)
         return cache
 
-    def instead(name: str) -> Callable[..., Any]:
-        def around(before: Any, cache: Any, *args: Any, **kwargs: Any) -> Any:
-            method = partial(before, cache)
-            if any(cache is one for one in seen):
-                method = partial(methods[name], cache, method)
-            return method(*args, **kwargs)
-
-        return around
+    def around(before: Any, cache: Any, *args: Any, **kwargs: Any) -> Any:
+        own = partial(before, cache)
+        if any(cache is one for one in seen):
+            own = partial(method, cache, own)
+        return own(*args, **kwargs)
 
     for file in files:
         yield while_running(model.base_model, partial(wrapped, file, "as_cache", remember))
     for kind in (KVCache, StaticKVCache) if files else ():
-        for name in methods:
-            if name in vars(kind):
-                yield wrapped(kind, name, instead(name))
+        if name in vars(kind):
+            yield wrapped(kind, name, around)
 
 
 def parts(model: Any, *types: type[nn.Module]) -> list[Any]:
