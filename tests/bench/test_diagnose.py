@@ -180,24 +180,28 @@ def test_what_no_mistake_explains_is_none_of_these(tmp_path: Path) -> None:
 
 
 def test_mistakes_that_compute_the_same_here_are_all_named(tmp_path: Path) -> None:
-    """Without padding to tell them apart, reading the first position is reading the last one of a single token."""
-    case = Case("BertForSequenceClassification", padding="none", extra={"input_ids": [[7], [8], [9]]})
-    cut = {name: value[:, :1] for name, value in case.inputs().items()}
+    """Of two tokens the first one sees one too many, whether the mask is missing or one step too wide."""
+    two = {"input_ids": [[7, 8], [9, 3], [4, 5]]}
+    case = Case("GPT2LMHeadModel", extra=two, drop=("attention_mask", "position_ids"))
     model = case.model()
-    fault = next(fault for fault in BERT_FAULTS if fault.name == "scores-not-scaled")
-    values: dict[str, Tensor] = {}
-    observe(model, type(case.call())(cut), ["logits"], values.setdefault)  # type: ignore[arg-type]
-    with fault.inject(model):
-        again: dict[str, Tensor] = {}
-        observe(model, type(case.call())(cut), ["logits"], again.setdefault)  # type: ignore[arg-type]
-    assert torch.allclose(values["logits"], again["logits"])  # one key: its probability is 1 whatever the score
-    for name in ("positions-off-by-one", "positions-with-robertas-offset"):
-        with next(fault for fault in BERT_FAULTS if fault.name == name).inject(model):
-            observe(model, type(case.call())(cut), ["logits"], lambda _, value: values.update(logits=value))
-        write_dump(tmp_path / name, {**cut, "logits": values["logits"]})
-        found = diagnose(model, tmp_path / name)
-        assert named(found) == {name}
-        assert {"scores-not-scaled", "padding-mask-ignored", "pooler-of-the-last-token"} <= set(found.unseen)
+    record = ported(case, model, mistakes={"causal-mask-missing"})
+    found = diagnose(model, dumped(tmp_path / "port", case, record))
+    assert {one.names for one in found.best} == {("causal-mask-missing",), ("causal-mask-sees-the-next-token",)}
+    assert found.ratio is not None
+    assert found.ratio > 1000
+    assert "or mistake: causal-mask" in str(found)
+    assert "these compute the same on this input" in str(found)
+
+
+def test_mistakes_that_change_nothing_here_are_listed(tmp_path: Path) -> None:
+    """A query with one key gives it the probability 1, whatever its score."""
+    one = {"input_ids": [[7], [8], [9]]}
+    case = Case("BertForSequenceClassification", extra=one, drop=("attention_mask", "token_type_ids"))
+    model = case.model()
+    record = ported(case, model, mistakes={"positions-off-by-one"})
+    found = diagnose(model, dumped(tmp_path / "port", case, record, only=["logits"]))
+    assert named(found) == {"positions-off-by-one"}
+    assert {"scores-not-scaled", "padding-mask-ignored", "pooler-of-the-last-token"} <= set(found.unseen)
 
 
 # --------------------------------------------------------------------------------------------------------------------
