@@ -13,7 +13,8 @@ moments it is, with the gradient g:
 
     parameter * (1 - lr * weight_decay)  -  lr * g / (|g| + eps)
 
-`eps` is large enough (1e-6) that gradients which are zero but for rounding, as a key bias has, stay where they are.
+`eps` is large (1e-3), so that a parameter whose gradient is zero but for rounding, as that of a key bias, stays where it
+is, in float32 too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from weights_tools.transaction import transaction
 
 __all__ = ["Settings", "computed", "machine", "make"]
 
-OPTIMIZER: dict[str, Any] = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-6, "weight_decay": 0.01}
+OPTIMIZER: dict[str, Any] = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-3, "weight_decay": 0.01}
 NEW_TOKENS, BEAMS = 8, 3
 PROMPT = ("input_ids", "attention_mask")
 WITH_PROMPT = (*PROMPT, "token_type_ids", "position_ids", "encoder_hidden_states", "encoder_attention_mask")
