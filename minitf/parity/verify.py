@@ -58,6 +58,8 @@ __all__ = ["DTYPES", "WrongCall", "verify"]
 DTYPES = ("float32", "float64", "bfloat16")
 PADDINGS = ("none", "right", "left")
 BEAMS = {"greedy": 1, "4 beams": 4}
+STRICTLY = "strict=True, but "
+"""How the error of a strict load begins; `strict` is nothing that the caller of `verify` has said."""
 
 
 class WrongCall(ValueError):
@@ -96,7 +98,8 @@ def verify(
         The report. `report.ok` says whether every row is identical or within the noise.
 
     Raises:
-        WrongCall: an unknown class or dtype, or sizes that the model cannot read.
+        WrongCall: a class that is unknown, or that the file does not serve; an unknown dtype; sizes that the model
+            cannot read.
         ImportError: transformers is missing or older than 5.
         FileNotFoundError, ValueError, RuntimeError: minitf cannot load the checkpoint (as `from_pretrained`).
     """
@@ -253,10 +256,12 @@ def _rows(transformers: Any, row: Architecture, names: dict[str, bool], plan: Pl
         try:
             pair = load_pair(transformers, row, name, plan)
         except (LoadError, ValueError) as error:
-            if name == row.classes["AutoModel"] or len(names) == 1:
+            reason, trunk = first_line(error).removeprefix(STRICTLY), name == row.classes["AutoModel"]
+            if len(names) == 1 and not trunk and reason != first_line(error):
+                raise WrongCall(f"class {name!r}: {reason} Choose a class that the file serves.") from error
+            if len(names) == 1 or trunk:
                 raise  # then there is nothing to compare at all
             if asked:
-                reason = first_line(error).removeprefix("strict=True, but ")
                 yield Row("weights", name, result=NOT_APPLICABLE, where=reason)
             continue
         yield weights_row(name, pair, plan)

@@ -18,7 +18,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import minitf
-from minitf.loading import LoadError
 from minitf.parity import verify_models
 from minitf.parity.faults import bert_faults, gpt2_faults
 from minitf.parity.faults.injecting import Fault
@@ -470,7 +469,9 @@ def test_a_head_that_the_file_does_not_hold(tmp_path: Path) -> None:
     assert said["BertForMaskedLM"][1].startswith("the file does not hold cls.predictions")
     assert said["BertForFun"][1] == "minitf and transformers: no such class"
     assert report.settings["classes"] == ["BertModel"]
-    with pytest.raises(LoadError, match=r"cls\.predictions"):
+    with pytest.raises(
+        WrongCall, match=r"^class 'BertForMaskedLM': the file does not hold cls\.predictions[^=]*\. Choose a class"
+    ):
         verify(folder, class_name="BertForMaskedLM")
 
 
@@ -518,7 +519,7 @@ def test_nothing_is_left_changed(bert: Path) -> None:
     torch.set_num_threads(before[0])
     assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before[1:3]
     assert verify(bert, quick=True, threads=2).settings["threads"] == 2
-    with pytest.raises(LoadError):
+    with pytest.raises(WrongCall):
         verify(bert, class_name="BertForTokenClassification")
     assert (torch.get_num_threads(), log.get_verbosity(), log.is_progress_bar_enabled()) == before[:3]
 
