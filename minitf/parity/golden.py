@@ -41,6 +41,8 @@ PARTS = (
     "tokens",
 )  # fmt: skip
 """Names of the parts, in the order in which they are computed; each is a file `PART.npz`."""
+SAID = ("class", "config", "inputs", "names", "objective", "optimizer", "tokens", "weights", "made with", "files")
+"""What every description says."""
 SPANNED = 2**20  # bytes that are hashed at once
 
 Array = npt.NDArray[Any]
@@ -116,8 +118,11 @@ def load(path: str | os.PathLike[str]) -> Bundle:
     said = description.get("format") if isinstance(description, dict) else None
     if said != FORMAT:
         raise BundleError(f"{place}: {DESCRIPTION} says format {said!r}; expected {FORMAT!r}.")
+    missing = [key for key in SAID if key not in description]
+    if missing:
+        raise BundleError(f"{place}: {DESCRIPTION} does not say {missing[0]!r}: it is not what was written.")
     bundle = Bundle(place, description)
-    files = description.get("files")
+    files = description["files"]
     if not isinstance(files, dict) or not all(isinstance(row, dict) and "sha256" in row for row in files.values()):
         raise BundleError(f"{place}: {DESCRIPTION} has no 'files' with the sha256 of each.")
     strange = sorted(set(files) - set(PARTS))

@@ -61,7 +61,8 @@ class Check:
 
     Attributes:
         bundle: its path. model: the class. same_machine: whether float32 had to be equal bit for bit.
-        compared, identical: how many arrays there are, and how many of them are equal bit for bit.
+        compared, identical, within: how many arrays both have; how many of them are equal bit for bit, and how many
+            within the tolerance.
         unlike: arrays beyond the tolerance, in the order of computation.
     """
 
@@ -70,6 +71,7 @@ class Check:
     same_machine: bool
     compared: int
     identical: int
+    within: int
     unlike: tuple[Unlike, ...]
 
     @property
@@ -80,12 +82,13 @@ class Check:
     def __str__(self) -> str:
         kind = "made with these versions on such a processor" if self.same_machine else "made elsewhere"
         head = f"{self.bundle}: {self.model}, {kind}"
-        within = self.compared - self.identical - len(self.unlike)
-        counts = f"{self.compared} arrays: {self.identical} identical, {within} within the tolerance"
+        counts = f"{self.compared} arrays: {self.identical} identical, {self.within} within the tolerance"
         if self.ok:
             return f"{head}\n{counts}"
         more = f"\n(and {len(self.unlike) - 1} more)" if len(self.unlike) > 1 else ""
-        return f"{head}\n{counts}, {len(self.unlike)} differ\nfirst: {self.unlike[0]}{more}"
+        return (
+            f"{head}\n{counts}, {self.compared - self.identical - self.within} beyond it\nfirst: {self.unlike[0]}{more}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
@@ -115,7 +118,7 @@ def check(bundle: Bundle | str | os.PathLike[str], model: PreTrainedModel | None
     settings = Settings(names=tuple(said["names"]), optimizer=steps, **chosen)
     same = all(said["made with"].get(key) == value for key, value in machine().items())
     unlike: list[Unlike] = []
-    compared = identical = 0
+    compared = identical = beyond = 0
     made = []
     for part, tensors in computed(model, inputs, settings):
         made.append(part)
@@ -125,12 +128,17 @@ def check(bundle: Bundle | str | os.PathLike[str], model: PreTrainedModel | None
             continue
         stored = found.part(part)
         exact = found.part(part.replace("float32", "float64")) if part.endswith("float32") and not same else None
-        unlike += _compared(part, ours, stored, _Tolerance(part, ours, stored, exact, same))
-        compared += len(stored)
-        identical += sum(same_bits(ours.get(name), value) for name, value in stored.items())
+        differing = _compared(part, ours, stored, _Tolerance(part, ours, stored, exact, same))
+        both = ours.keys() & stored.keys()
+        compared += len(both)
+        identical += sum(same_bits(ours[name], stored[name]) for name in both)
+        beyond += sum(row.name in both for row in differing)
+        unlike += differing
     unlike += [Unlike(part, "", "minitf computes no such part") for part in found.parts if part not in made]
     unlike.sort(key=lambda row: PARTS.index(row.part))
-    return Check(str(found.path), said["class"], same, compared, identical, tuple(unlike))
+    return Check(
+        str(found.path), said["class"], same, compared, identical, compared - identical - beyond, tuple(unlike)
+    )
 
 
 def build(bundle: Bundle) -> PreTrainedModel:
@@ -169,11 +177,9 @@ def _absent(bundle: Bundle, part: str, ours: Mapping[str, Array]) -> list[Unlike
     return [Unlike(part, "", f"their sha256 is {found}; the bundle was made from {expected}: another checkpoint")]
 
 
-def same_bits(one: Array | None, other: Array) -> bool:
+def same_bits(one: Array, other: Array) -> bool:
     """Whether two arrays have the same bytes, shape and dtype."""
-    if one is None or one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return one.tobytes() == other.tobytes()
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and one.tobytes() == other.tobytes()
 
 
 def _compared(part: str, ours: Mapping[str, Array], stored: Mapping[str, Array], tolerance: _Tolerance) -> list[Unlike]:

@@ -13,8 +13,8 @@ moments it is, with the gradient g:
 
     parameter * (1 - lr * weight_decay)  -  lr * g / (|g| + eps)
 
-`eps` is large (1e-3), so that a parameter whose gradient is zero but for rounding, as that of a key bias, stays where it
-is, in float32 too.
+`eps` is large (1e-3), so that a gradient which is zero but for rounding, as that of a key bias, moves nothing, in
+float32 either.
 """
 
 from __future__ import annotations

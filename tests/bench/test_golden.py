@@ -306,6 +306,8 @@ def test_a_changed_number_is_found_and_the_first_one_named(folder: Path) -> None
     ]
     assert f"first: activations.float64 {LAYER}: at [" in str(found)
     assert "(and 1 more)" in str(found)
+    assert found.compared - found.identical - found.within == 2
+    assert ", 2 beyond it\n" in str(found)
     assert found.to_dict()["ok"] is False
 
 
@@ -320,6 +322,9 @@ def test_what_is_missing_or_strange_is_named(folder: Path) -> None:
     assert said[2].endswith("and they must be equal")
     assert said[3] == "tokens beam: [1, 8] int64 in the bundle, [2, 8] int64 computed"
     assert len(said) == 4
+    whole = check(ready("gpt2-lm"))
+    assert check(folder).compared == whole.compared - 1  # one array is missing; the strange one is no comparison
+    assert check(folder).within == whole.within
 
 
 def test_a_part_that_does_not_belong_is_named(tmp_path: Path) -> None:
@@ -656,6 +661,11 @@ def test_what_is_no_bundle_says_so(folder: Path, tmp_path: Path) -> None:
         load(rewritten(folder, files={"../secret": {"sha256": ""}}))
     with pytest.raises(BundleError, match="has no 'files' with the sha256 of each"):
         load(rewritten(folder, files={"inputs": {}}))
+    rewritten(folder, **ready("gpt2-lm").description)
+    cut = {key: value for key, value in load(folder).description.items() if key != "optimizer"}
+    (folder / DESCRIPTION).write_text(json.dumps(cut))
+    with pytest.raises(BundleError, match=r"bundle\.json does not say 'optimizer'"):
+        load(folder)
     (folder / DESCRIPTION).write_text("{")
     with pytest.raises(BundleError, match="is not JSON"):
         load(folder)
