@@ -56,9 +56,13 @@ def matches(pattern: str | Iterable[str], names: Iterable[str]) -> list[str]:
     Raises:
         ValueError: the pattern, or one alternative of its braces, matches nothing; the message has the nearest names,
             or what there is below the part of the path that exists. Also for no pattern at all.
+        TypeError: a pattern that is no text.
     """
     known = list(names)
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    patterns = list(pattern) if isinstance(pattern, Iterable) and not isinstance(pattern, str) else [pattern]
+    for one in patterns:
+        if not isinstance(one, str):
+            raise TypeError(f"the pattern {one!r} is no text: expected a path such as 'encoder.layer.0', or several.")
     if not patterns:
         raise ValueError("no pattern is given: expected a path such as 'encoder.layer.0', or '**' for every name.")
     chosen: set[str] = set()

@@ -103,10 +103,15 @@ def replace(
         ValueError: a pattern that matches nothing; one match within another; a module that is also somewhere else;
             weights that do not fit (the message lists the names); a shared parameter that would be torn apart; an
             adapter that would be lost.
-        TypeError: the builder returned something else than a new module. The model is then as it was.
+        TypeError: the builder is no function (or a module), or returned something else than a new module. The model is
+            then as it was.
     """
     if save_as_plain and not carry:
         raise ValueError("save_as_plain=True needs carry=True: only weights of the same names and shapes can be saved.")
+    if isinstance(builder, nn.Module) or not callable(builder):  # a module can be called too, but not to build one
+        raise TypeError(
+            f"builder = {builder!r}: expected a function of the old module that returns a new one: lambda old: ..."
+        )
     paths = matches(pattern, [path for path, _ in model.named_modules()])
     check_places(model, paths)
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {}

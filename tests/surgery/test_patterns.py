@@ -105,6 +105,8 @@ def test_no_pattern_and_no_names() -> None:
         matches([], NAMES)
     with pytest.raises(ValueError, match="matches no name"):
         matches("**", [])
+    with pytest.raises(TypeError, match="the pattern 3 is no text"):
+        matches(["encoder", 3], NAMES)  # type: ignore[list-item]
 
 
 @settings(max_examples=60, deadline=None)

@@ -182,9 +182,12 @@ def test_without_carry_the_new_module_keeps_its_own_weights() -> None:
             "matches bert.encoder.layer.0 and, within it, bert.encoder.layer.0.attention",
         ),
         ("", doubled, ValueError, "the pattern matches the model itself"),
+        (5, doubled, TypeError, "the pattern 5 is no text: expected a path such as"),
+        ("**.query", nn.Identity(), TypeError, r"builder = Identity\(\): expected a function of the old module"),
+        ("**.query", None, TypeError, "builder = None: expected a function"),
     ],
 )
-def test_errors_leave_the_model_as_it_was(pattern: str, builder: Any, error: type, message: str) -> None:
+def test_errors_leave_the_model_as_it_was(pattern: Any, builder: Any, error: type, message: str) -> None:
     model = bert()
     tree = list(model.named_modules())
     with pytest.raises(error, match=message):
