@@ -26,7 +26,6 @@ __all__ = ["BertConfig", "GPT2Config", "PretrainedConfig"]
 
 CONFIG_NAME = "config.json"
 MAX_LABELS = 1_000_000
-MAX_CONFIG_BYTES = 10_000_000  # the longest real one is below a megabyte; what is larger is no configuration
 
 Config = TypeVar("Config", bound="PretrainedConfig")
 
@@ -606,23 +605,15 @@ def _config_file(name_or_path: str | os.PathLike[str], hub: Mapping[str, Any]) -
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; a doubled key is an error, because one of the two values would be dropped silently."""
-
     from weights_tools.recognise import not_weights, what_is_it
-    from weights_tools.regular import read_text
-
-    def no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"the key {doubled[0]!r} stands twice")
-        return dict(pairs)
+    from weights_tools.regular import MAX_CONFIG_BYTES, read_text, unique_keys
 
     try:
         text = read_text(path, MAX_CONFIG_BYTES, expected="a JSON file")
         kind = what_is_it(text[:512].encode(), len(text))
         if kind.startswith(("a Git-LFS", "an HTML")):
             raise not_weights(path, kind, expected="a configuration in JSON")
-        values = json.loads(text, object_pairs_hook=no_doubles)
+        values = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(values, dict):

@@ -42,12 +42,6 @@ __all__ = ["LoadError", "load_pretrained"]
 
 logger = logging.getLogger("minitf.loading")
 
-WEIGHTS_NAMES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 MAX_LAYERS = 10_000  # ten times the deepest published; building takes a millisecond for each
 # The ends of names under which weights come, for the message alone.
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".npz", ".index", ".index.json")
@@ -284,12 +278,12 @@ def config_beside(model_class: type[Any], path: Path) -> Path:
 
 def no_model_in(folder: Path) -> FileNotFoundError:
     """The error for a folder without `config.json`: what was looked for, what is there, what to do."""
-    present = sorted(entry.name for entry in folder.iterdir())
+    present = sorted(entry.name + ("" if entry.exists() else " (a link to nothing)") for entry in folder.iterdir())
     weights = [name for name in present if name.endswith(WEIGHTS_SUFFIXES)]
     found = f"it holds {', '.join(present[:12])}" if present else "it is empty"
     return FileNotFoundError(
         f"{folder} holds no {CONFIG_NAME}{'' if weights else ' and no weights'} ({found}): looked for {CONFIG_NAME} "
-        f"and one of {', '.join(WEIGHTS_NAMES)}. Name the folder that holds them, or a weights file and config=."
+        f"and one of {', '.join(PREFERENCE)}. Name the folder that holds them, or a weights file and config=."
     )
 
 

@@ -29,20 +29,13 @@ from weights_tools.common import (
     shown,
 )
 from weights_tools.hdf5_file import Hdf5File
+from weights_tools.hub_files import MAX_INDEX_BYTES, is_index, variants_in
 from weights_tools.hub_files import entries as weights_entries
-from weights_tools.hub_files import is_index, variants_in
 from weights_tools.npz_file import NpzFile
 from weights_tools.recognise import UNFINISHED, not_weights, unfinished, what_is_it
-from weights_tools.regular import STAGE, is_there
+from weights_tools.regular import STAGE, is_there, unique_keys
 from weights_tools.safetensors_file import SafetensorsFile
-from weights_tools.saving import (
-    BIN,
-    BIN_INDEX,
-    SAFETENSORS,
-    SAFETENSORS_INDEX,
-    parse_size,
-    save_checkpoint,
-)
+from weights_tools.saving import parse_size, save_checkpoint
 from weights_tools.sentence_folder import followed, model_folder
 from weights_tools.tensorflow_bundle import SUFFIX as BUNDLE_SUFFIX
 from weights_tools.tensorflow_bundle import TensorFlowBundle, is_data
@@ -62,8 +55,7 @@ __all__ = [
 
 # In a folder the first of these that exists is the checkpoint. `transformers` has the same order, and `save_checkpoint`
 # relies on it.
-PREFERENCE = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)
-MAX_INDEX_BYTES = 64_000_000
+PREFERENCE = weights_entries(None)
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SHARD_NAME = re.compile(r".*-\d{5}-of-\d{5}$")
 # What a folder without weights may hold in their place (the end of a name) -> what to do.
@@ -438,21 +430,11 @@ def _read_json(path: Path) -> Any:
         text = bytearray(size)
         read_exactly(file, 0, memoryview(text), path)
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise problem(path, f"{shown(name)} occurs twice", expected="every name once", remedy=DOWNLOAD_AGAIN)
-            seen.add(name)
-        return dict(pairs)
-
     kind = what_is_it(bytes(text[:512]), size)
     if kind not in ("a JSON file", "a text file", "a file of unknown kind"):
         raise not_weights(path, kind, expected="an index in JSON")
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except WeightsError:
-        raise
+        return json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # also a number of more digits than Python converts
         raise problem(path, f"not JSON ({error})", expected="an index in JSON", remedy=DOWNLOAD_AGAIN) from None
 

@@ -16,10 +16,9 @@ from weights_tools import tables
 from weights_tools.common import TensorInfo, listed, readable_size
 from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.mapping import matcher, own_targets
-from weights_tools.regular import is_there, read_text
+from weights_tools.regular import MAX_CONFIG_BYTES, is_there, read_text
 from weights_tools.report import fold, fold_groups
 
-MAX_CONFIG_BYTES = 16_000_000  # the largest published ones have some hundred kB, all of it label names
 HUGE_BYTES = 2**31  # programs that count bytes in 32 bits stop here
 
 # How the names of the models that are implemented here, and of their heads, begin.

@@ -1,11 +1,12 @@
-"""Opening a file that must be a regular one, and the error for a file that is wrong. Imports no torch."""
+"""Opening a file that must be a regular one, its text, and the error for a file that is wrong. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 class WeightsError(ValueError):
@@ -16,6 +17,7 @@ class WeightsError(ValueError):
     """
 
 
+MAX_CONFIG_BYTES = 16_000_000  # the largest published configurations have some hundred kB, all of it label names
 DOWNLOAD_AGAIN = "Download or copy the file again and compare its size with the original's."
 
 
@@ -113,6 +115,22 @@ def read_text(path: str | os.PathLike[str], limit: int, *, expected: str = "UTF-
         found = f"byte {error.object[error.start]:#04x} at offset {error.start} is not UTF-8 text"
         raise problem(place, found, expected=expected, remedy=DOWNLOAD_AGAIN) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` of `json.loads` that refuses a doubled key: one of its two values would be lost.
+
+    Raises:
+        ValueError: the message names the first such key.
+    """
+    result: dict[str, Any] = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {shown(key)} stands twice")
+            seen.add(key)
+    return result
 
 
 def _read(file: BinaryIO, limit: int) -> bytes:

@@ -26,14 +26,14 @@ import numpy
 import torch
 
 from weights_tools.atomic import write_atomically
+from weights_tools.hub_files import entries
 from weights_tools.safetensors_file import DTYPES
 from weights_tools.transaction import Transaction, transaction
 
 __all__ = ["Pending", "parse_size", "save_checkpoint", "write_atomically", "write_bin", "write_safetensors"]
 
-SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.json"
-BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-ORDER = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)
+ORDER = entries(None)
+SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX = ORDER
 ENTRIES = {"safetensors": (SAFETENSORS, SAFETENSORS_INDEX), "pytorch": (BIN, BIN_INDEX)}
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -20,10 +20,9 @@ from weights_tools.calls import WrongCall
 from weights_tools.common import WeightsError, same_bits
 from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import at_hand
-from weights_tools.inspection import MAX_CONFIG_BYTES
 from weights_tools.mapping import Dialect, Plan, Way, own_targets, plan, plan_back
 from weights_tools.ops import IDENTITY, Shape
-from weights_tools.regular import is_there, problem, read_text
+from weights_tools.regular import MAX_CONFIG_BYTES, is_there, problem, read_text
 from weights_tools.report import fold
 from weights_tools.saving import Pending
 

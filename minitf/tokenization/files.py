@@ -66,17 +66,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def read_json_vocabulary(path: Path) -> dict[str, int]:
     """Piece to id of a vocab.json; ValueError for anything but an object of whole numbers, and for doubled pieces."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise ValueError(f"{twice!r} stands twice; every piece needs one id")
-        return found
-
     try:
-        content = json.loads(read_text(path), object_pairs_hook=unique)
+        content = json.loads(read_text(path), object_pairs_hook=regular.unique_keys)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from None
     except (ValueError, RecursionError) as error:

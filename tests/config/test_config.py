@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +487,15 @@ def test_one_setting_under_two_names_in_a_file(tmp_path: Path) -> None:
         BertConfig.from_pretrained(tmp_path)
     write(tmp_path, {"dtype": "float16", "torch_dtype": "float16"})
     assert BertConfig.from_pretrained(tmp_path).dtype == "float16"
+
+
+def test_very_many_keys_are_read_in_time(tmp_path: Path) -> None:
+    """Each compared with each, 100,000 labels took minutes."""
+    labels = {str(number): f"label {number}" for number in range(100_000)}
+    path = write(tmp_path, {"id2label": labels})
+    start = time.perf_counter()
+    assert BertConfig.from_pretrained(path).num_labels == 100_000
+    assert time.perf_counter() - start < 20
 
 
 @pytest.mark.parametrize(

@@ -454,7 +454,7 @@ class TestShards:
             ('{"weight_map": {}}', "weight_map is {}"),
             ('{"weight_map": ["a"]}', r"weight_map is \['a'\]"),
             ('{"weight_map": {"a": 3}}', "weight_map is {'a': 3}"),
-            ('{"weight_map": {"a": "x", "a": "y"}}', "'a' occurs twice"),
+            ('{"weight_map": {"a": "x", "a": "y"}}', "the key 'a' stands twice"),
             ("[" * 100_000, "not JSON"),
             ('{"weight_map": {"a": ' + "9" * 5000 + "}}", "not JSON|weight_map is"),
             ("\xff", "not JSON"),
