@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from minitf.config import CONFIG_NAME, PretrainedConfig
 from minitf.keywords import nearest_name
+from weights_tools.common import overflows
 from weights_tools.common import same_bits as same_bits
 from weights_tools.files import PREFERENCE, Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import resolve
@@ -537,7 +538,25 @@ def read_parameters(
                 f"{matched.dialect!r}): pass mmap=False."
             )
         read = checkpoint.read_mapped if mmap else functools.partial(checkpoint.read, dtype=dtype)
-        set_parameter(model, target, matched.numbers(source, read))
+        numbers = matched.numbers(source, read)
+        if torch.finfo(dtype).max < torch.finfo(stored).max and bool(numbers.isinf().any()):
+            refuse_overflow(matched.numbers(source, checkpoint.read), target, dtype, report)
+        set_parameter(model, target, numbers)
+
+
+def refuse_overflow(stored: Tensor, target: str, dtype: torch.dtype, report: LoadReport) -> None:
+    """Numbers that became infinite in a smaller dtype; those that are infinite in the file stay so.
+
+    Raises:
+        LoadError: `stored` has finite numbers beyond `dtype`.
+    """
+    if overflows(stored, dtype):
+        found, largest = str(stored.dtype).removeprefix("torch."), torch.finfo(dtype).max
+        raise LoadError(
+            f"{target} holds numbers of {found} that are infinite in {str(dtype).removeprefix('torch.')} (largest: "
+            f"{largest:g}): pass dtype={found!r}" + (" or 'bfloat16'." if dtype is torch.float16 else "."),
+            report,
+        )
 
 
 def make_fresh(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter], matched: Plan) -> None:

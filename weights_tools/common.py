@@ -97,3 +97,15 @@ def same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Equal shape, dtype and bits; NaN equals the same NaN."""
     alike = first.shape == second.shape and first.dtype == second.dtype
     return alike and torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second)))
+
+
+def overflows(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether a finite number of `tensor` becomes infinite in `dtype`; a conversion keeps the order of numbers."""
+    for block in torch.split(tensor.reshape(-1), 2**22):
+        # Few operations exist for 8-bit floats. NaN would hide the extremes, and what is infinite stays so.
+        numbers = block if block.dtype.itemsize > 1 else block.to(torch.float32)
+        if numbers.numel() and not all(extreme.isfinite() for extreme in numbers.aminmax()):
+            numbers = numbers[numbers.isfinite()]
+        if numbers.numel() and any(extreme.to(dtype).isinf() for extreme in numbers.aminmax()):
+            return True
+    return False

@@ -17,7 +17,7 @@ import torch
 
 from weights_tools import tables
 from weights_tools.calls import WrongCall
-from weights_tools.common import WeightsError, same_bits
+from weights_tools.common import WeightsError, overflows, same_bits
 from weights_tools.files import Checkpoint, bundle_index, open_checkpoint
 from weights_tools.hub import at_hand
 from weights_tools.mapping import Dialect, Plan, Way, own_targets, plan, plan_back
@@ -312,18 +312,6 @@ def _with_base(names: dict[str, Shape], back: Dialect) -> dict[str, str]:
         known = (base + name for base in BASES if not back.knows(name) and back.knows(base + name))
         result[next(known, name)] = name
     return result
-
-
-def overflows(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether a finite number of `tensor` becomes infinite in `dtype`; a conversion keeps the order of numbers."""
-    for block in torch.split(tensor.reshape(-1), 2**22):
-        # Few operations exist for 8-bit floats. NaN would hide the extremes, and what is infinite stays so.
-        numbers = block if block.dtype.itemsize > 1 else block.to(torch.float32)
-        if numbers.numel() and not all(extreme.isfinite() for extreme in numbers.aminmax()):
-            numbers = numbers[numbers.isfinite()]
-        if numbers.numel() and any(extreme.to(dtype).isinf() for extreme in numbers.aminmax()):
-            return True
-    return False
 
 
 def where(checkpoint: Checkpoint) -> Path:

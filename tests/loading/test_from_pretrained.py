@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,30 @@ def test_dtype_converts_and_says_so(folder: Path, dtype: Any) -> None:
         assert torch.equal(a, b.to(wanted))
     assert len(model.load_report.converted) == len(list(model.parameters()))
     assert equal(BertModel.from_pretrained(folder, torch_dtype=dtype), model)
+
+
+@pytest.mark.parametrize(
+    ("stored", "value", "dtype", "words"),
+    [
+        (torch.float32, 1e5, "float16", r"infinite in float16 \(largest: 65504\): pass dtype='float32' or 'bfloat16'"),
+        (torch.float64, -1e300, "float32", r"infinite in float32 \(largest: 3.40282e\+38\): pass dtype='float64'\."),
+        (torch.float32, 3.4e38, "bfloat16", r"infinite in bfloat16"),
+    ],
+)
+def test_no_number_becomes_infinite(folder: Path, stored: torch.dtype, value: float, dtype: str, words: str) -> None:
+    """transformers converts without a word."""
+    name = "encoder.layer.1.output.dense.bias"
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({key: tensor.to(stored) for key, tensor in tensors.items()})
+        tensors[name][3], tensors[name][4] = value, torch.inf
+
+    edit_weights(folder, change)
+    with pytest.raises(RuntimeError, match=f"{re.escape(name)} holds numbers of .*{words}"):
+        BertModel.from_pretrained(folder, dtype=dtype)
+    assert BertModel.from_pretrained(folder, dtype=stored).state_dict()[name][3].isfinite()
+    edit_weights(folder, lambda tensors: tensors[name].__setitem__(3, torch.inf))
+    assert BertModel.from_pretrained(folder, dtype=dtype).state_dict()[name][3].isinf()  # as it is in the file
 
 
 def test_the_stored_dtype_is_the_default(folder: Path, tmp_path: Path) -> None:
