@@ -14,10 +14,11 @@ be reproduced; they are recognised by their marks, and the diagnosis says so.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -79,7 +80,7 @@ class Diagnosis:
         verdict: "no mistake" (the reference itself reproduces the dump), "found", "likely" (recognised by its mark),
             or "none of these".
         best: the explanations; several if they compute the same here. Empty unless "found" or "likely".
-        ratio: how many times farther from the dump the next one is.
+        ratio: how many times farther from the dump the next explanation is that has none of the mistakes of `best`.
         distance: of the reference without any mistake.
         ranked: every candidate, nearest first. values: how many values were compared. decisive: their names.
         unseen: mistakes that change nothing on these inputs, so the dump says nothing about them.
@@ -163,9 +164,9 @@ class _Search:
     def result(self) -> Diagnosis:
         ratios = {row.name: row.ratio if row.ratio is not None else math.inf for row in self.rows}
         plain = _worst(ratios)[0]
-        if all(row.status == OK for row in self.rows):
-            return self._diagnosis(NO_MISTAKE, plain, [])
         singles = list(self._singles())
+        if all(row.status == OK for row in self.rows):
+            return self._diagnosis(NO_MISTAKE, plain, sorted(singles, key=_order))
         found = self._settled(singles)
         if not any(one.reproduces for one in found):
             marked = [one for fault in self.faults if (one := self._marked(fault)) is not None]
@@ -340,9 +341,21 @@ def _order(one: Candidate) -> tuple[Any, ...]:
     return (False, len(one.names), -one.agreeing, distance) if one.reproduces else (True, distance)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("minitf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _injected(faults: Sequence[Fault], model: nn.Module) -> ExitStack:
-    """All these mistakes in the model, until the block is left."""
+    """All these mistakes in the model, until the block is left; what the model says of such a call concerns nobody."""
     stack = ExitStack()
+    stack.enter_context(_quiet())
     try:
         for fault in faults:
             stack.enter_context(fault.inject(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ def diagnosis_text(found: Diagnosis, top: int = 5) -> list[str]:
         best = found.best[0]
         lines += [
             f"  reproduces {best.agreeing} of {found.values} values, with all {len(found.decisive)} decisive ones",
-            f"  (worst: {number(best.distance)} floors); the next one is {number(found.ratio)} times as far away",
+            f"  (worst: {number(best.distance)} floors); without them the next is {number(found.ratio)} times as far",
         ]
     rows = [
         (" + ".join(one.names), number(one.distance), f"{one.agreeing}/{found.values}", one.worst)
@@ -120,5 +121,6 @@ def diagnosis_text(found: Diagnosis, top: int = 5) -> list[str]:
         head = ("candidate", "worst, in floors", "agreeing", "worst value")
         lines += ["", *table([head, *rows], right=[False, True, True, False])]
     if found.unseen:
-        lines += ["", f"not decided, since they change nothing here: {', '.join(found.unseen)}"]
+        unseen = f"not decided, since these {len(found.unseen)} change nothing here: {', '.join(found.unseen)}"
+        lines += ["", *textwrap.wrap(unseen, 120, subsequent_indent="  ", break_on_hyphens=False)]
     return [*lines, *found.notes]
