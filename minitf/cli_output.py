@@ -9,16 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-
-def escaped(text: str) -> str:
-    """`text` with control, format and line-separator characters as escapes, so that no text can steer the terminal."""
-    keep = "\u200d"  # the joiner inside emoji sequences
-    return "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in keep
-        else char
-        for char in text
-    )
+from weights_tools.regular import escaped as escaped
 
 
 def width(text: str) -> int:

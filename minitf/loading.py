@@ -30,6 +30,7 @@ from weights_tools.files import PREFERENCE, Checkpoint, bundle_index, open_check
 from weights_tools.hub import resolve
 from weights_tools.mapping import CHOSEN, Plan, Source, plan
 from weights_tools.memory_file import MemoryFile
+from weights_tools.regular import escaped
 from weights_tools.report import LoadReport, fold
 from weights_tools.sentence_folder import followed, model_folder
 from weights_tools.tables import recognise
@@ -53,7 +54,7 @@ class LoadError(RuntimeError):
 
     def __init__(self, reason: str, report: LoadReport) -> None:
         report.refused = True
-        super().__init__(f"{reason}\n{report}")
+        super().__init__(f"{escaped(reason)}\n{report}")
         self.report = report
 
 
@@ -401,7 +402,8 @@ def judge(
         if near and value is not None and key not in elsewhere:
             logger.warning("config.json has the key %r, which has no effect%s", key, near)
     if matched.unexpected:
-        logger.warning("%s: left out, because no rule explains them: %s", name, "; ".join(fold(matched.unexpected)))
+        left_out = escaped("; ".join(fold(matched.unexpected)))
+        logger.warning("%s: left out, because no rule explains them: %s", name, left_out)
     if fresh:
         logger.warning(
             "%s: %s newly initialised: train before use.", name, ", ".join(fresh if len(fresh) < 9 else fold(fresh))

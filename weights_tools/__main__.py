@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from weights_tools.calls import WrongCall
+from weights_tools.regular import escaped
 
 SOURCE = (
     "a folder, a weights file (safetensors, torch.save, .npz, .h5), an index JSON, a TensorFlow checkpoint "
@@ -247,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (OSError, ValueError, ImportError) as error:  # ImportError: an extra is not installed
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {escaped(' '.join(str(error).split()))}", file=sys.stderr)
         return 2 if isinstance(error, WrongCall) else 1
 
 

@@ -25,7 +25,7 @@ from weights_tools.common import WeightsError, listed, readable_size
 from weights_tools.files import Checkpoint, bundle_index, not_outside
 from weights_tools.keys import few, fold_pairs
 from weights_tools.npz_writing import NAMES, write_npz
-from weights_tools.regular import open_regular
+from weights_tools.regular import as_text, open_regular
 from weights_tools.report import fold
 from weights_tools.saving import (
     BIN_INDEX,
@@ -111,7 +111,7 @@ class Conversion(Provenance):
             if names:
                 lines.append(f"  {title}: {', '.join(names)}")
         lines += [f"  card: {self.card}"] if self.card else []
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return as_text([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def _change(name: str, target: str, what: str) -> str:

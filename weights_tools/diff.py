@@ -15,6 +15,7 @@ from weights_tools.calls import WrongCall
 from weights_tools.common import same_bits
 from weights_tools.files import Checkpoint
 from weights_tools.keys import few, without_layer
+from weights_tools.regular import as_text
 from weights_tools.report import fold
 from weights_tools.translation import BASES, HF, Translation, open_source, translate
 
@@ -113,7 +114,7 @@ class Comparison:
             within = f" (tolerance {self.tolerance:g})"
         found = f"{len(self.identical)} of {compared} tensors identical"
         largest = f", largest difference {self.largest:.3g}{within}" if self.differences else ""
-        return "\n".join([*lines, f"{verdict}: {found}{largest}"])
+        return as_text([*lines, f"{verdict}: {found}{largest}"])
 
     def _grouped(self, items: Iterable[tuple[str, object, object]], every_name: bool) -> list[str]:
         groups: dict[tuple[str, str], list[str]] = {}

@@ -16,7 +16,7 @@ from weights_tools import tables
 from weights_tools.common import TensorInfo, listed, readable_size
 from weights_tools.files import Checkpoint, open_checkpoint
 from weights_tools.mapping import matcher, own_targets
-from weights_tools.regular import MAX_CONFIG_BYTES, is_there, read_text
+from weights_tools.regular import MAX_CONFIG_BYTES, as_text, is_there, read_text
 from weights_tools.report import fold, fold_groups
 
 HUGE_BYTES = 2**31  # programs that count bytes in 32 bits stop here
@@ -98,7 +98,7 @@ class Inspection:
                 lines += ["", f"{title}:", *(f"  - {finding}" for finding in findings)]
         if len(table) <= len(checkpoint):  # a line for the head of the table and one for every name
             lines += ["", "{...} stands for several names: --names lists every name"]
-        return "\n".join(lines)
+        return as_text(lines)
 
 
 def inspect(path: str | Path, *, values: bool = False) -> Inspection:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from weights_tools.regular import as_text
 from weights_tools.report import fold
 from weights_tools.translation import HF, Translation, open_source, translate
 
@@ -66,7 +67,7 @@ class Keys:
             for why in dict.fromkeys(key.what for key in found):
                 names = [key.name for key in found if key.what == why]
                 lines += [f"    {name}: {why}" for name in (names if every_name else fold(names))]
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return as_text([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def keys(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,22 @@ def shown(name: object, limit: int = 200) -> str:
     """`repr(name)`, shortened: a hostile file may hold names of megabytes, or control characters."""
     text = repr(name)
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+
+
+def escaped(text: str) -> str:
+    """`text` with control, format and line-separator characters as escapes, so that no text can steer the terminal."""
+    keep = "\u200d"  # the joiner inside emoji sequences
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in keep
+        else char
+        for char in text
+    )
+
+
+def as_text(lines: Iterable[str]) -> str:
+    """The lines of a report as one text; a line break inside a tensor's name makes no line of its own."""
+    return "\n".join(map(escaped, lines))
 
 
 def problem(file: Path, found: str, *, expected: str, remedy: str, tensor: str | None = None) -> WeightsError:

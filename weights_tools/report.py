@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from weights_tools.regular import as_text
+
 Shape = tuple[int, ...]
 MAX_LINES = 40  # of one section; the lists themselves are always complete
 
@@ -162,7 +164,7 @@ class LoadReport:
             lines += [f"    {line}" for line in content[:MAX_LINES]]
             if len(content) > MAX_LINES:
                 lines.append(f"    ... and {len(content) - MAX_LINES} more lines")
-        return "\n".join(lines)
+        return as_text(lines)
 
 
 def _groups(pairs: Iterable[tuple[Any, str]]) -> dict[Any, list[str]]:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from minitf import BertConfig, BertModel
+from minitf.loading import LoadError
 from tests.support import REPOSITORY, minilm_folder, shared_data
 from tests.weights.dialect_forge import FOREIGN, bert, weights
 from tests.weights.forge import tensors
@@ -376,3 +378,31 @@ def test_calls_that_make_no_sense(
     err = capsys.readouterr().err
     assert message in err
     assert code == 2 or err.count("\n") == 1
+
+
+def test_a_name_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks at a file of a stranger prints the stranger's texts."""
+    evil = "bert.\x1b[2J\u2028evil\nweight"
+    config = BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    BertModel(config).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    state = {**load_file(file), evil: torch.ones(2)}
+    save_file(state, file)
+    other = saved(tmp_path / "other.safetensors", {**state, evil: torch.zeros(2)})
+    texts = []
+    for words in (["inspect"], ["inspect", "--names"], ["inspect", "--values"], ["keys"], ["keys", "--names"]):
+        main([words[0], str(file), *words[1:]])
+    for words in (["diff", other], ["diff", other, "--raw"], ["convert", str(tmp_path / "npz"), "--to-dialect", "hf"]):
+        main([words[0], str(file), *words[1:]])
+    main(["inspect", str(tmp_path / "gone\x1b[2J" / "x")])
+    texts += capsys.readouterr()
+    with pytest.raises(LoadError) as refusal:
+        BertModel.from_pretrained(tmp_path / "model")
+    texts += [str(refusal.value), str(BertModel.from_pretrained(tmp_path / "model", strict=False).load_report)]
+    texts.append(caplog.text)
+    for text in texts:
+        assert "\\x1b[2J" in text
+        assert not {"\x1b", "\u2028"} & set(text)
+        assert "evil\n" not in text
