@@ -54,6 +54,8 @@ def add_inputs(parser: Parser) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Carry out `minitf compare`; SystemExit(1) if the two diverge."""
+    if arguments.html and Path(arguments.html).is_dir():
+        raise IsADirectoryError(f"--html {arguments.html} is a folder; expected the name of a file")
     if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
         raise FileNotFoundError(f"--html {arguments.html}: there is no such folder to write to; make it first")
     from minitf.parity.compare import compare as compare_sides

@@ -215,6 +215,11 @@ class Task:
         """The port is a dump."""
         dump = self.second.dump
         assert dump is not None
+        if not dump:
+            raise ValueError(
+                f"{self.labels[1]} holds inputs only ({', '.join(dump.inputs)}): add values that the port computed, "
+                "such as logits (docs/dumps.md)."
+            )
         chosen = list(dump) if wanted is None else self._chosen(wanted)
         return self.finished(self.judged(dump, chosen))
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from minitf.parity.compare import MISSING, NOMINAL, OK, SHAPE, Row, Sidelike, Task
 from minitf.parity.dumps import Dump, NameMap
 from minitf.parity.faults import Fault, faults_for
+from minitf.parity.faults.injecting import files_with
 from minitf.parity.marks import RANDOM, mark_of
 from minitf.parity.noise import MARGIN, Difference, Floor, difference, fitted, floor_of, ratio_of, settled
 from minitf.parity.runs import Call, observe, recorded
@@ -135,6 +136,11 @@ def diagnose(
     ):
         if first.model is None or second.dump is None:
             raise TypeError("diagnose needs a model (or its folder) and a dump, in this order.")
+        if not files_with(first.model, "attend"):  # many mistakes replace functions of minitf
+            kind = f"{type(first.model).__module__}.{type(first.model).__name__}"
+            raise TypeError(
+                f"the reference {first.label} is a {kind}, and mistakes are made in models of minitf: give its folder."
+            )
         faults = faults_for(first.model)
         call = call_for(second.dump, inputs)
         call.check(first.model)

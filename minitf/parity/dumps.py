@@ -147,7 +147,8 @@ class Dump(Mapping[str, tuple[int, ...]]):
             array in half precision among float32 ones is to be seen as a mistake, not to excuse all others.)
 
     Raises:
-        ValueError: a name map that does not fit. `WeightsError`: not such a file.
+        ValueError: a name map that does not fit; ids or a `past_length` that are no whole numbers; complex values.
+        `WeightsError`: not such a file.
     """
 
     def __init__(
@@ -166,11 +167,13 @@ class Dump(Mapping[str, tuple[int, ...]]):
             name: self._shape(*self._stored[name]) for name in self._stored if name not in (*INPUTS, PAST, "dtype")
         }
         self.inputs = {name: self._input(name) for name in INPUTS if name in self._stored}
-        self.past_length = int(self.read(PAST)) if PAST in self._stored else 0
+        self.past_length = self._past() if PAST in self._stored else 0
         self.dtype = self._dtype()
 
     def _shape(self, stored: str, axes: tuple[int, ...] | None) -> tuple[int, ...]:
-        shape = self._file[stored].shape
+        shape, dtype = self._file[stored].shape, self._file[stored].dtype
+        if dtype.is_complex:
+            raise ValueError(f"{self.path}: {stored!r} holds complex numbers, which no model here computes.")
         if axes is None:
             return shape
         if len(axes) != len(shape):
@@ -180,7 +183,15 @@ class Dump(Mapping[str, tuple[int, ...]]):
     def _input(self, name: str) -> Tensor:
         value = self.read(name)
         ids = name.endswith(("_ids", "_mask")) and name != "head_mask"
+        if ids and bool(value.double().frac().any()):
+            raise ValueError(f"{self.path}: {name!r} holds numbers that are not whole; expected integers of any width.")
         return value.long() if ids or not value.is_floating_point() else value
+
+    def _past(self) -> int:
+        value = self.read(PAST)
+        if value.numel() != 1 or value.double().frac().item() != 0:
+            raise ValueError(f"{self.path}: {PAST} is {value.tolist()}; expected one whole number.")
+        return int(value)
 
     def _dtype(self) -> torch.dtype:
         said = self._file.metadata.get("dtype")

@@ -205,17 +205,29 @@ def recorded(
 def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model itself if it has this dtype, else a copy that computes in it."""
     kinds = {parameter.dtype for parameter in model.parameters()}
-    return model if kinds == {dtype} else copy.deepcopy(model).to(dtype)
+    return model if kinds == {dtype} else _copied(model, lambda value: value.to(dtype, copy=True))
 
 
 def step_by_step(model: nn.Module) -> nn.Module:
-    """The model, or a copy, that computes attention by `eager`: the fused kernel has no scores, nor their NaN."""
+    """The model, or a copy on the same weights, that computes attention by `eager`: the fused kernel has no scores, nor
+    their NaN."""
     config = getattr(model, "config", None)
     if getattr(config, "attn_implementation", None) != "sdpa":
         return model
-    model = copy.deepcopy(model)
+    model = _copied(model, lambda value: value)
     model.config.attn_implementation = "eager"  # type: ignore[union-attr]
     return model
+
+
+def _copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy whose floating-point parameters and buffers are `change(those of the model)`, so that no weight is in the
+    memory in one form more than is needed."""
+    changed: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        value = change(tensor.detach()) if tensor.is_floating_point() else tensor.detach()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        changed[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if is_parameter else value
+    return copy.deepcopy(model, changed)
 
 
 def coarse_names(model: nn.Module) -> list[str]:

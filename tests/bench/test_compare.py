@@ -24,7 +24,7 @@ from minitf.parity.dumps import write_dump
 from minitf.parity.faults import faults_for
 from minitf.parity.noise import Floor, difference, fitted, floor_of, last_place, ratio_of
 from minitf.parity.report_html import comparison_page
-from minitf.parity.runs import Call, observe
+from minitf.parity.runs import Call, in_dtype, observe, step_by_step
 from tests.bench.cases import BERT, PORTED, Case, dumped, ported
 from tests.bench.numpy_bert import NumpyBert
 from tests.bench.numpy_gpt2 import NumpyGPT2
@@ -328,6 +328,20 @@ def test_models_are_left_as_they_were() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_copies_share_what_they_can_and_leave_the_model_alone() -> None:
+    model = PORTED["words"].model()
+    model.config.attn_implementation = "sdpa"
+    eager = step_by_step(model)
+    assert (model.config.attn_implementation, eager.config.attn_implementation) == ("sdpa", "eager")
+    assert [p.data_ptr() for p in eager.parameters()] == [p.data_ptr() for p in model.parameters()]
+    wide = in_dtype(eager, torch.float64)
+    assert {p.dtype for p in wide.parameters()} == {torch.float64}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert [name for name, _ in wide.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert wide.cls.predictions.decoder.weight is wide.bert.embeddings.word_embeddings.weight
+    assert in_dtype(wide, torch.float64) is wide
+
+
 def test_two_dumps_without_a_reference(tmp_path: Path) -> None:
     case = PORTED["words"]
     model = case.model()
@@ -352,6 +366,9 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are no inputs to run the reference on: put input_ids"):
         compare(model, tmp_path / "bare")
     assert not compare(model, tmp_path / "bare", inputs=case.inputs()).diverges
+    write_dump(tmp_path / "inputs", case.inputs())
+    with pytest.raises(ValueError, match=r"inputs holds inputs only \(input_ids, .*: add values that the port"):
+        compare(model, tmp_path / "inputs")
     record["bert.encoder.layer.0.attention.scores"] = record.pop(ATTENTION + "scores")
     path = dumped(tmp_path / "port", case, record)
     with pytest.raises(
@@ -475,6 +492,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["compare", folder, port, "--inputs", port, "--text", "a"]) == 2
     assert main(["compare", folder, str(tmp_path / "none.npz")]) == 1
     assert "none.npz: no such dump" in capsys.readouterr().err
+    assert main(["compare", folder, port, "--html", str(tmp_path)]) == 1
+    assert "is a folder; expected the name of a file" in capsys.readouterr().err
     assert main(["compare", folder, folder]) == 1
     assert "there are no inputs" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from minitf.cli import main
@@ -279,6 +280,9 @@ def test_errors_say_what_is_needed(tmp_path: Path) -> None:
     path = dumped(tmp_path / "port", case, ported(case, model), only=["logits"])
     with pytest.raises(TypeError, match=r"diagnose needs a model .* and a dump, in this order"):
         diagnose(path, path)
+    foreign = transformers.BertModel(transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    with pytest.raises(TypeError, match=r"a transformers\..*\.BertModel, and mistakes are made in models of minitf"):
+        diagnose(foreign, path)
     with pytest.raises(ValueError, match="no table of known mistakes for a Linear"):
         faults_for(torch.nn.Linear(1, 1))
 

@@ -97,6 +97,22 @@ def test_npz_and_safetensors_of_others(tmp_path: Path) -> None:
         Dump(tmp_path / "c.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", np.array([[1.0, 2.5]]), "'input_ids' holds numbers that are not whole; expected integers"),
+        ("attention_mask", np.array([[1.0, np.nan]]), "'attention_mask' holds numbers that are not whole"),
+        ("past_length", np.array(1.5), r"past_length is 1\.5; expected one whole number"),
+        ("past_length", np.array([1, 2]), r"past_length is \[1, 2\]; expected one whole number"),
+        ("logits", np.array([1j]), "'logits' holds complex numbers"),
+    ],
+)
+def test_numbers_that_would_be_cut_are_refused(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:
+    np.savez(tmp_path / "a.npz", **{"input_ids": np.array([[1.0, 2.0]]), name: value})
+    with pytest.raises(ValueError, match=message):
+        Dump(tmp_path / "a.npz")
+
+
 def test_a_name_map_renames_numbers_and_transposes(tmp_path: Path) -> None:
     value = torch.arange(24.0).reshape(2, 3, 4)
     write_dump(tmp_path / "a.safetensors", {"b0/q": value, "b1/q": value, "time": torch.ones(1), "same.output": value})
