@@ -653,8 +653,8 @@ class PreTrainedModel(nn.Module):
 
         Raises:
             FileNotFoundError: no such folder, or no weights in it. ValueError: a broken or hostile file, a bad value.
-            RuntimeError: the weights do not fit the model; the message is the folded report.
-            TypeError: an unknown setting.
+            RuntimeError: the weights do not fit the model, or a number not the `dtype`; with the folded report.
+            TypeError: an unknown setting; one that says where to look for weights that are given (`state_dict`).
         """
         from minitf.loading import load_pretrained
 
@@ -707,7 +707,7 @@ class PreTrainedModel(nn.Module):
             safe_serialization: False writes `pytorch_model.bin` instead of safetensors.
 
         Raises:
-            ValueError: `state_dict` is not one of this model; an unreadable size; an empty name.
+            TypeError, ValueError: `state_dict` is not one of this model; an unreadable size; an empty name.
             NotADirectoryError: the folder is a file. OSError: the disk is full, ...; the folder is then as before.
         """
         from minitf.saving import save_model
