@@ -40,7 +40,7 @@ def verify_parser() -> Parser:
     )
     add("--quick", action="store_true", help="one class, float32, padding on the left, no beams")
     add("--json", action="store_true", help="print one JSON object with every row")
-    add("--tokens", type=_positive, default=32, metavar="N", help="tokens in a row (default: 32)")
+    add("--tokens", type=_positive, metavar="N", help="tokens in a row (default: 32, or what the model reads)")
     add("--batch", type=_positive, default=3, metavar="N", help="rows (default: 3)")
     add("--seed", type=_number, default=0, metavar="S", help="of the random tokens: the same S, the same (default: 0)")
     add(

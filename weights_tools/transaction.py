@@ -143,7 +143,7 @@ def transaction(folder: str | os.PathLike[str]) -> Iterator[Transaction]:
 
     Raises:
         OSError: the disk is full, no permission, ...: before the commit nothing has changed; after it (a failure of the
-            clean-up) everything has.
+            clean-up) everything has. Where no links can be made, the files before the one that failed have changed.
         IsADirectoryError: a directory stands where a file should go.
     """
     place = Path(folder)

@@ -56,6 +56,7 @@ from weights_tools import open_checkpoint, resolve
 __all__ = ["DTYPES", "WrongCall", "verify"]
 
 DTYPES = ("float32", "float64", "bfloat16")
+TOKENS = 32
 PADDINGS = ("none", "right", "left")
 BEAMS = {"greedy": 1, "4 beams": 4}
 STRICTLY = "strict=True, but "
@@ -72,7 +73,7 @@ def verify(
     class_name: str | None = None,
     dtypes: Sequence[str] | None = None,
     quick: bool = False,
-    tokens: int = 32,
+    tokens: int | None = None,
     batch: int = 3,
     seed: int = 0,
     threads: int = 1,
@@ -88,7 +89,8 @@ def verify(
             the file holds.
         dtypes: of "float32", "float64", "bfloat16", "float16"; None = the first three, of `quick` the first.
         quick: only the class that config.json names first, padding on the left, and no beams.
-        tokens, batch: length and number of the rows of each input. seed: of the random tokens: the same, the same.
+        tokens: length of the rows of each input; None = 32, or what the model reads if that is less. batch: their
+            number. seed: of the random tokens: the same, the same.
         threads: of torch, while it runs. With one, sums are added in one order, and equal programs give equal bits.
         config: the file of the configuration, if the folder has no config.json.
         dialect: whose names the weights have, as in `from_pretrained`; None = recognised.
@@ -107,6 +109,7 @@ def verify(
     place = resolve(folder, local_files_only=True)
     found = AutoConfig.from_pretrained(place if config is None else config, local_files_only=True)
     row = ARCHITECTURES[found.model_type]
+    tokens = min(TOKENS, found.max_position_embeddings) if tokens is None else tokens
     plan = Plan(
         folder=place,
         config=found,

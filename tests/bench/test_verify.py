@@ -610,3 +610,15 @@ def test_the_table_of_known_differences_is_about_keys_that_exist() -> None:
     for config in (minitf.BertConfig(), minitf.GPT2Config()):
         for dtype in ("float32", "bfloat16"):
             assert verify_models.known_difference(config, dtype, "sdpa") == ""
+
+
+def test_a_model_of_few_positions(tmp_path: Path) -> None:
+    """Without `tokens=` a row is as long as the model reads."""
+    sizes = {"vocab_size": 20, "n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = minitf.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+    randomise_(minitf.GPT2LMHeadModel(config).eval()).save_pretrained(tmp_path)
+    report = verify(tmp_path, quick=True)
+    assert report.ok
+    assert report.settings["tokens"] == 12
+    with pytest.raises(WrongCall, match=r"tokens = 13, but this model reads 12"):
+        verify(tmp_path, quick=True, tokens=13)
