@@ -6,6 +6,7 @@ in `shape`, so that the plan lists it as misshapen.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,25 +14,25 @@ import torch
 Shape = tuple[int, ...]
 
 
-class Op:
+class Op(ABC):
     """One operation, both ways, on numbers and on a shape alone."""
 
     @property
+    @abstractmethod
     def text(self) -> str:
         """What a report says of the tensors that it happens to, "" for nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor afterwards: the given one, a view of it, or a new contiguous one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shape(self, shape: Shape) -> Shape:
         """The shape afterwards; the given shape if the operation does not fit it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reversed(self) -> Op:
         """The operation that undoes this one."""
-        raise NotImplementedError
 
     def invert(self, tensor: torch.Tensor) -> torch.Tensor:
         """Undo `apply`."""
