@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from minitf.parity.dumps import INPUTS, PAST, Dump, NameMap
 from minitf.parity.runs import Call
-from weights_tools import open_checkpoint, resolve
+from weights_tools import open_checkpoint
+from weights_tools.hub import at_hand
 
 __all__ = ["Side", "call_for", "load_model", "opened", "read_inputs"]
 
@@ -68,7 +69,7 @@ def load_model(name: str) -> Any:
         FileNotFoundError: no such folder. ValueError: the class is in neither library.
     """
     foreign = name.startswith(FOREIGN)
-    folder = resolve(name.removeprefix(FOREIGN), local_files_only=True)
+    folder = at_hand(name.removeprefix(FOREIGN))
     from minitf import AutoConfig, AutoModel
 
     kind = next(iter(AutoConfig.from_pretrained(folder).architectures or ()), "AutoModel")
