@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import secrets
@@ -37,7 +38,8 @@ from weights_tools.regular import STAGE, problem
 logger = logging.getLogger("weights_tools.transaction")
 
 OLD, NEW, CURRENT = "old", "new", "current"
-TRIES = 8  # a reader that meets a writer looks again this often
+TRIES = 8  # so often a reader looks again at files that are wrong beside an unfinished transaction
+PATIENCE = 30  # seconds in which a reader waits for writers to leave the files alone while it reads them
 
 Result = TypeVar("Result")
 
@@ -258,21 +260,25 @@ def undisturbed(
     """
     folder = place if place.is_dir() else place.parent
     watched = [folder / name for name in (*names, place.name)]
-    for attempt in range(TRIES):
+    end = time.monotonic() + PATIENCE
+    for attempt in itertools.count():
         before = _look(watched)
         try:
             result = read()
         except (OSError, ValueError, RuntimeError):
-            if attempt == TRIES - 1 or (_look(watched) == before and not stages_in(folder)):
+            # A folder that stays as it is may still be in the middle of step 5, or be left there by a kill.
+            if _look(watched) == before and (attempt >= TRIES or not stages_in(folder)):
                 raise
         else:
             if _look(watched) == before:
                 return result
             drop(result)
-        time.sleep(0.001 * 2**attempt)
+        if time.monotonic() > end:
+            break
+        time.sleep(min(0.001 * 2**attempt, 0.1))
     raise problem(
         place,
-        f"it changed {TRIES} times while it was being read",
+        f"it changed again and again while it was being read, for {PATIENCE} seconds",
         expected="files that stay as they are while they are read",
         remedy="Wait until whoever writes them has finished, then load again.",
     )

@@ -124,7 +124,7 @@ def test_progress_on_a_terminal_only(
             "class 'BertForMaskLM': this checkpoint is a bert; expected one of",
         ),
         (("FOLDER", "--fast"), 2, "no option --fast"),
-        (("FOLDER", "--class", "BertForTokenClassification"), 1, "the file does not hold classifier.{weight,bias}"),
+        (("FOLDER", "--class", "BertForTokenClassification"), 2, "the file does not hold classifier.{weight,bias}"),
         (("FOLDER", "--dialect", "elvish"), 1, "elvish"),
         (("nofolder",), 1, "'nofolder': no such folder, and no model of that name in the local hub cache"),
         ((".",), 1, "config.json"),
