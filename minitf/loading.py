@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import gc
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +110,20 @@ def load_pretrained(
         model.load_report = report
         return model.eval()
 
-    return load() if path is None else undisturbed(path, load, (*PREFERENCE, CONFIG_NAME, "generation_config.json"))
+    with no_collection():
+        return load() if path is None else undisturbed(path, load, (*PREFERENCE, CONFIG_NAME, "generation_config.json"))
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Loading makes many objects and no garbage: Python's collector would look through all of torch for none."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def refuse_idle(name_or_path: object, config: object, state_dict: object, hub: Mapping[str, Any]) -> None:

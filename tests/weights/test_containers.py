@@ -505,3 +505,19 @@ def test_file_named_by_the_caller_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "sub" / "link").symlink_to(tmp_path / "real.safetensors")
     with open_checkpoint(tmp_path / "sub" / "link") as checkpoint:
         assert len(checkpoint) == 6
+
+
+def test_what_is_read_in_two_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a size two threads read a tensor; a file that ends in either half is cut off, and says so."""
+    monkeypatch.setattr("weights_tools.common.LARGE", 16)
+    state = {"even": torch.randn(4, 4), "odd": torch.arange(37, dtype=torch.uint8)}
+    (file,) = save_checkpoint(tmp_path, state)
+    with open_checkpoint(file) as checkpoint:
+        assert all(torch.equal(checkpoint.read(name), tensor) for name, tensor in state.items())
+    for cut in (5, 25):
+        with open_checkpoint(file) as checkpoint:
+            content = file.read_bytes()
+            file.write_bytes(content[:-cut])
+            with pytest.raises(WeightsError, match=r"the file (ends \d+ bytes too early|changed)"):
+                checkpoint.read("odd")
+            file.write_bytes(content)
