@@ -141,13 +141,14 @@ def load_model(name: str, class_name: str | None) -> PreTrainedModel:
 
     folder = checkpoint_folder(name)
     if class_name is None:
-        model: Any = load_by_config(str(folder))
+        model: PreTrainedModel = load_by_config(str(folder))
     else:
         kind = getattr(minitf, class_name, None)
         if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
             raise ValueError(f"--class {class_name}: no such class of models in minitf")
         model = kind.from_pretrained(folder)
-    missing = list(model.load_report.missing)
+    report = model.load_report
+    missing = list(report.missing) if report is not None else []
     if missing and type(model) is minitf.BertModel and all(name.startswith("pooler.") for name in missing):
         logger.warning("computed without the pooler, which %s does not hold", name)
         model = minitf.BertModel.from_pretrained(folder, add_pooling_layer=False)
@@ -156,7 +157,7 @@ def load_model(name: str, class_name: str | None) -> PreTrainedModel:
             f"{name} does not hold {', '.join(missing)} of {type(model).__name__}: the bundle would be of random "
             "numbers. Choose a class that the file serves (--class)."
         )
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def inputs_of(arguments: argparse.Namespace, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,13 +178,13 @@ def inputs_of(arguments: argparse.Namespace, model: PreTrainedModel) -> tuple[di
     elif arguments.text is not None:
         inputs, source = read_texts(arguments.folder, arguments.text, model), {"texts": arguments.text}
     else:
-        chosen = {
+        chosen: dict[str, Any] = {
             "seed": SEED if arguments.seed is None else arguments.seed,
             "rows": arguments.batch or BATCH,
             "tokens": arguments.tokens or TOKENS,
             "padding": arguments.padding or PADDING,
         }
-        inputs, source = random_inputs(model, **chosen), {"random": chosen}  # type: ignore[arg-type]
+        inputs, source = random_inputs(model, **chosen), {"random": chosen}
     there = [name for name in LABELS if name in inputs]
     if arguments.labels is not None and there:
         raise UsageError(f"{arguments.inputs} holds {there[0]} already: leave --labels out")

@@ -158,8 +158,7 @@ class Dump(Mapping[str, tuple[int, ...]]):
     ) -> None:
         self.path = Path(path)
         if not isinstance(names, NameMap):
-            is_path = isinstance(names, str | os.PathLike)
-            names = NameMap.read(names) if is_path else NameMap(names or {})  # type: ignore[arg-type]
+            names = NameMap.read(names) if isinstance(names, str | os.PathLike) else NameMap(names or {})
         self._file = open_checkpoint(self.path)
         rows = names.applied(self._file.names())
         self._stored = {row.name: (theirs, row.axes) for theirs, row in rows.items() if row.name is not None}

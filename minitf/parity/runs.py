@@ -211,12 +211,12 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def step_by_step(model: nn.Module) -> nn.Module:
     """The model, or a copy on the same weights, that computes attention by `eager`: the fused kernel has no scores, nor
     their NaN."""
-    config = getattr(model, "config", None)
-    if getattr(config, "attn_implementation", None) != "sdpa":
+    if getattr(getattr(model, "config", None), "attn_implementation", None) != "sdpa":
         return model
-    model = _copied(model, lambda value: value)
-    model.config.attn_implementation = "eager"  # type: ignore[union-attr]
-    return model
+    eager = _copied(model, lambda value: value)
+    config: Any = eager.config
+    config.attn_implementation = "eager"
+    return eager
 
 
 def _copied(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:

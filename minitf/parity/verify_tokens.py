@@ -91,10 +91,10 @@ def _new_tokens(row: Row, transformers: Any, pair: Pair, plan: Plan, beams: int,
     settings_class = GenerationConfig if ours else transformers.GenerationConfig
     model.generation_config = settings_class()  # the file's own settings would choose another strategy
     try:
-        found = model.generate(**prompt, generation_config=settings_class(**settings))
+        found: torch.Tensor = model.generate(**prompt, generation_config=settings_class(**settings))
     except Exception as error:  # whichever it is, it is the result of this row
         return f"{type(error).__name__}: {first_line(error)}"
-    return found[:, length:]  # type: ignore[no-any-return]
+    return found[:, length:]
 
 
 def tokenizer_rows(transformers: Any, folder: Path) -> Iterator[Row]:
